@@ -1,0 +1,101 @@
+#include "job_functions.h"
+
+#include <memory>
+#include <utility>
+
+#include "job/delta_job.h"
+#include "job/patch_job.h"
+#include "job/receive_job.h"
+#include "job/send_job.h"
+#include "job/signature_job.h"
+#include "job/tree_digest_job.h"
+#include "job_object.h"
+#include "options.h"
+
+namespace deltahop::bindings {
+
+namespace {
+
+std::unique_ptr<Job> signatureJob(Options& from) {
+  SignatureJobOptions options;
+  options.basisPath = from.textOrNull("basisPath");
+  options.blockBytes = static_cast<uint32_t>(from.integer("blockBytes", 0, 1 << 20));
+  return from.ok() ? makeSignatureJob(std::move(options)) : nullptr;
+}
+
+std::unique_ptr<Job> deltaJob(Options& from) {
+  DeltaJobOptions options;
+  options.signature = from.bytes("signature");
+  options.targetPath = from.textOrNull("targetPath");
+  options.zstdLevel = static_cast<int>(from.integer("zstdLevel", 1, 19));
+  return from.ok() ? makeDeltaJob(std::move(options)) : nullptr;
+}
+
+std::unique_ptr<Job> patchJob(Options& from) {
+  PatchJobOptions options;
+  options.basisPath = from.text("basisPath");
+  options.outputPath = from.textOrNull("outputPath");
+  return from.ok() ? makePatchJob(std::move(options)) : nullptr;
+}
+
+std::unique_ptr<Job> sendJob(Options& from) {
+  SendJobOptions options;
+  options.rootPath = from.text("rootPath");
+  options.beneath = from.text("beneath");
+  options.entryName = from.textOrNull("entryName");
+  options.againstPath = from.textOrNull("againstPath");
+  options.excludeXattrs = from.texts("excludeXattrs");
+  options.verify = from.flag("verify");
+  options.allowChanging = from.flag("allowChanging");
+  options.zstdLevel = static_cast<int>(from.integer("zstdLevel", 1, 19));
+  return from.ok() ? makeSendJob(std::move(options)) : nullptr;
+}
+
+std::unique_ptr<Job> receiveJob(Options& from) {
+  ReceiveJobOptions options;
+  options.rootPath = from.text("rootPath");
+  options.beneath = from.text("beneath");
+  options.entryName = from.textOrNull("entryName");
+  options.durable = from.flag("durable");
+  options.deleteOthers = from.flag("deleteOthers");
+  options.dryRun = from.flag("dryRun");
+  options.itemize = from.flag("itemize");
+  return from.ok() ? makeReceiveJob(std::move(options)) : nullptr;
+}
+
+std::unique_ptr<Job> treeDigestJob(Options& from) {
+  TreeDigestJobOptions options;
+  options.rootPath = from.text("rootPath");
+  options.excludeXattrs = from.texts("excludeXattrs");
+  return from.ok() ? makeTreeDigestJob(std::move(options)) : nullptr;
+}
+
+struct JobFunction {
+  const char* name;
+  std::unique_ptr<Job> (*make)(Options& options);  // null, with an exception pending, if the options are wrong
+};
+
+constexpr JobFunction kJobFunctions[] = {
+    {"signatureJob", signatureJob}, {"deltaJob", deltaJob},     {"patchJob", patchJob},
+    {"sendJob", sendJob},           {"receiveJob", receiveJob}, {"treeDigestJob", treeDigestJob},
+};
+
+}  // namespace
+
+void defineJobFunctions(Napi::Env env, Napi::Object exports) {
+  // The environment keeps the class, so that an environment of a worker thread has one of its own.
+  auto* jobClass = new Napi::FunctionReference(Napi::Persistent(JobObject::define(env)));
+  env.SetInstanceData(jobClass);
+  for (const JobFunction& function : kJobFunctions) {
+    const auto call = [](const Napi::CallbackInfo& info) -> Napi::Value {
+      const auto& self = *static_cast<const JobFunction*>(info.Data());
+      Options options(info[0], self.name);
+      std::unique_ptr<Job> job = self.make(options);
+      if (job == nullptr) return info.Env().Undefined();
+      return JobObject::start(*info.Env().GetInstanceData<Napi::FunctionReference>(), std::move(job), info[1]);
+    };
+    exports.Set(function.name, Napi::Function::New(env, call, function.name, const_cast<JobFunction*>(&function)));
+  }
+}
+
+}  // namespace deltahop::bindings

@@ -1,0 +1,40 @@
+// The reverse of the delta encoder: checks everything, then tells a DeltaSink.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "base/bytes.h"
+#include "base/result.h"
+#include "codec/delta_encoder.h"
+
+namespace deltahop {
+
+/// Decodes delta blocks. Memory: one block's instructions and literals.
+class DeltaDecoder {
+ public:
+  /// Copies must lie inside [0, basisBytes); all blocks together must not make more than `maxTargetBytes`.
+  DeltaDecoder(uint64_t basisBytes, uint64_t maxTargetBytes);
+  ~DeltaDecoder();
+
+  /// Decodes one block and gives its instructions to `sink`. A block with any fault (kCorrupt, kTruncated, kLimit) is
+  /// refused before its first instruction is given.
+  Status decode(ByteSpan block, DeltaSink& sink);
+  /// Bytes of the target described so far.
+  uint64_t targetBytes() const { return targetBytes_; }
+
+ private:
+  Status readSection(class Reader& reader, size_t maxBytes, Bytes& raw);
+  template <typename Visit>
+  Status forEachOp(Visit visit) const;
+
+  struct Decompressor;
+  std::unique_ptr<Decompressor> decompressor_;
+  uint64_t basisBytes_;
+  uint64_t maxTargetBytes_;
+  uint64_t targetBytes_ = 0;
+  Bytes ops_;
+  Bytes literals_;
+};
+
+}  // namespace deltahop

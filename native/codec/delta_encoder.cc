@@ -1,0 +1,140 @@
+#include "codec/delta_encoder.h"
+
+#include <zstd.h>
+
+#include <algorithm>
+
+#include "wire/writer.h"
+
+namespace deltahop {
+namespace {
+
+// A block ends before it could outgrow its bounds: the longest instruction is a tag and an offset.
+constexpr size_t kMaxOpBytes = 20;
+// So that a receiver has something to do while a long copy is still being found.
+constexpr uint64_t kMaxBlockTargetBytes = uint64_t{64} << 20;
+
+uint64_t zigzag(int64_t value) {
+  return (static_cast<uint64_t>(value) << 1) ^ static_cast<uint64_t>(value >> 63);
+}
+
+}  // namespace
+
+struct DeltaEncoder::Compressor {
+  ZSTD_CCtx* context = ZSTD_createCCtx();
+  int level = kDefaultZstdLevel;
+  ~Compressor() { ZSTD_freeCCtx(context); }
+};
+
+DeltaEncoder::DeltaEncoder(BlockSink onBlock, int zstdLevel)
+    : compressor_(std::make_unique<Compressor>()), onBlock_(std::move(onBlock)) {
+  setLevel(zstdLevel);
+}
+
+DeltaEncoder::~DeltaEncoder() = default;
+
+void DeltaEncoder::setLevel(int zstdLevel) {
+  compressor_->level = std::clamp(zstdLevel, 1, ZSTD_maxCLevel());
+}
+
+// Puts the pending instruction into the block.
+void DeltaEncoder::flushOp() {
+  if (op_ == Op::kNone) return;
+  Writer writer(ops_);
+  writer.varint(opLength_ << 2 | static_cast<uint64_t>(op_));
+  if (op_ == Op::kCopy) {
+    writer.varint(zigzag(static_cast<int64_t>(copyOffset_ - copyExpected_)));
+    copyExpected_ = copyOffset_ + opLength_;
+  }
+  op_ = Op::kNone;
+}
+
+Status DeltaEncoder::startOp(Op op) {
+  flushOp();
+  if (ops_.size() + kMaxOpBytes > kMaxDeltaOpsBytes || blockTargetBytes_ >= kMaxBlockTargetBytes) {
+    DH_CHECK(flushBlock());
+  }
+  op_ = op;
+  opLength_ = 0;
+  return {};
+}
+
+Status DeltaEncoder::copy(uint64_t basisOffset, uint64_t length) {
+  if (op_ != Op::kCopy || copyOffset_ + opLength_ != basisOffset || blockTargetBytes_ >= kMaxBlockTargetBytes) {
+    DH_CHECK(startOp(Op::kCopy));
+    copyOffset_ = basisOffset;
+  }
+  opLength_ += length;
+  blockTargetBytes_ += length;
+  return {};
+}
+
+Status DeltaEncoder::zeros(uint64_t length) {
+  if (op_ != Op::kZeros) DH_CHECK(startOp(Op::kZeros));
+  opLength_ += length;
+  blockTargetBytes_ += length;
+  return {};
+}
+
+Status DeltaEncoder::literal(ByteSpan data) {
+  while (!data.empty()) {
+    if (literals_.size() == kMaxDeltaLiteralBytes) {
+      flushOp();
+      DH_CHECK(flushBlock());
+    }
+    if (op_ != Op::kLiteral) DH_CHECK(startOp(Op::kLiteral));
+    const size_t taken = std::min(data.size(), kMaxDeltaLiteralBytes - literals_.size());
+    literals_.insert(literals_.end(), data.begin(), data.begin() + static_cast<ptrdiff_t>(taken));
+    opLength_ += taken;
+    blockTargetBytes_ += taken;
+    data = data.subspan(taken);
+  }
+  return {};
+}
+
+// Section: u8 codec (0 as it is, 1 zstd), varint raw bytes, with zstd also varint encoded bytes, the bytes.
+Result<size_t> DeltaEncoder::writeSection(Bytes& output, ByteSpan raw) {
+  Writer writer(output);
+  // Below this a zstd frame cannot win.
+  constexpr size_t kMinCompressBytes = 24;
+  if (raw.size() >= kMinCompressBytes) {
+    if (compressor_->context == nullptr) return Error{Code::kLimit, "no memory for the compressor"};
+    Bytes& encoded = compressed_;
+    encoded.resize(ZSTD_compressBound(raw.size()));
+    const size_t bytes = ZSTD_compressCCtx(compressor_->context, encoded.data(), encoded.size(), raw.data(), raw.size(),
+                                           compressor_->level);
+    if (ZSTD_isError(bytes)) return Error{Code::kLimit, std::string("compress: ") + ZSTD_getErrorName(bytes)};
+    if (bytes < raw.size() - raw.size() / 64) {
+      writer.u8(1);
+      writer.varint(raw.size());
+      writer.bytes({encoded.data(), bytes});
+      return bytes;
+    }
+  }
+  writer.u8(0);
+  writer.bytes(raw);
+  return raw.size();
+}
+
+Status DeltaEncoder::flushBlock() {
+  if (ops_.empty()) return {};
+  Bytes block;
+  block.reserve(ops_.size() + literals_.size() + 32);
+  DH_CHECK(writeSection(block, ops_));
+  DH_TRY(const size_t encoded, writeSection(block, literals_));
+  statistics_.literalBytes += literals_.size();
+  statistics_.literalEncodedBytes += encoded;
+  statistics_.blockBytes += block.size();
+  ops_.clear();
+  literals_.clear();
+  copyExpected_ = 0;
+  blockTargetBytes_ = 0;
+  return onBlock_(std::move(block));
+}
+
+Status DeltaEncoder::finish() {
+  flushOp();
+  return flushBlock();
+}
+
+}  // namespace deltahop

@@ -1,0 +1,70 @@
+// Applies a delta to a basis.
+#pragma once
+
+#include <cstdint>
+
+#include "base/bytes.h"
+#include "base/result.h"
+#include "codec/delta_decoder.h"
+#include "hash/content_digest.h"
+#include "io/basis.h"
+#include "io/file.h"
+
+namespace deltahop {
+
+/// Where a patched target goes, in order.
+class PatchOutput {
+ public:
+  virtual ~PatchOutput() = default;
+  virtual Status write(ByteSpan data) = 0;
+  virtual Status zeros(uint64_t length) = 0;
+  /// All was written: `size` bytes.
+  virtual Status finish(uint64_t size) = 0;
+};
+
+/// A new, empty file: zeros (4 KiB and more, at the file's offsets) become holes.
+class FileOutput : public PatchOutput {
+ public:
+  explicit FileOutput(File& file) : file_(file) {}
+  Status write(ByteSpan data) override;
+  Status zeros(uint64_t length) override;
+  Status finish(uint64_t size) override;
+
+ private:
+  File& file_;
+  uint64_t offset_ = 0;
+};
+
+struct PatchSummary {
+  uint64_t size = 0;
+  uint64_t matchedBytes = 0;
+  uint64_t literalBytes = 0;
+  uint64_t zeroBytes = 0;
+};
+
+/// Makes one target from a basis and delta blocks, hashing as it goes. Nothing is waited for except the disk.
+class Patcher : private DeltaSink {
+ public:
+  /// Both must outlive the patcher. More than `maxTargetBytes` are refused (kLimit).
+  Patcher(const Basis& basis, PatchOutput& output, uint64_t maxTargetBytes = kMaxFileBytes);
+
+  Status apply(ByteSpan block);
+  /// Bytes of the target made so far.
+  uint64_t doneBytes() const { return hasher_.size(); }
+  /// kMismatch if the size or the content digest is not the expected one.
+  Result<PatchSummary> finish(uint64_t size, const Digest& expected);
+
+ private:
+  Status copy(uint64_t basisOffset, uint64_t length) override;
+  Status literal(ByteSpan data) override;
+  Status zeros(uint64_t length) override;
+
+  const Basis& basis_;
+  PatchOutput& output_;
+  DeltaDecoder decoder_;
+  ContentHasher hasher_;
+  Bytes buffer_;
+  PatchSummary summary_;
+};
+
+}  // namespace deltahop

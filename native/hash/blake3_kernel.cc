@@ -1,0 +1,198 @@
+#include "hash/blake3_kernel.h"
+
+#include <bit>
+#include <cstdlib>
+#include <cstring>
+#include <string_view>
+#include <vector>
+
+// The engine reads words as they lie in memory; every format is little-endian and so is every machine we know.
+static_assert(std::endian::native == std::endian::little);
+
+#define DH_INLINE inline __attribute__((always_inline))
+
+namespace deltahop::blake3kernel {
+namespace {
+
+// Which message word goes where in each of the seven rounds: the permutation of the specification, applied repeatedly.
+constexpr uint8_t kSchedule[7][16] = {
+    {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, {2, 6, 3, 10, 7, 0, 4, 13, 1, 11, 12, 5, 9, 14, 15, 8},
+    {3, 4, 10, 12, 13, 2, 7, 14, 6, 5, 9, 0, 11, 15, 8, 1}, {10, 7, 12, 9, 14, 3, 13, 15, 4, 0, 11, 2, 5, 8, 1, 6},
+    {12, 13, 9, 11, 15, 10, 14, 8, 7, 2, 5, 3, 0, 1, 6, 4}, {9, 14, 11, 5, 8, 12, 15, 1, 13, 3, 0, 10, 2, 6, 4, 7},
+    {11, 15, 5, 0, 1, 9, 8, 6, 14, 10, 2, 12, 3, 4, 7, 13}};
+
+// All that passes vectors by value below is inlined into the kernels, so no calling convention is concerned.
+#pragma GCC diagnostic ignored "-Wpsabi"
+
+template <typename Word>
+DH_INLINE Word rotateRight(Word x, int n) {
+  return (x >> n) | (x << (32 - n));
+}
+
+template <typename Word>
+DH_INLINE void mix(Word* v, int a, int b, int c, int d, const Word& x, const Word& y) {
+  v[a] = v[a] + v[b] + x;
+  v[d] = rotateRight(v[d] ^ v[a], 16);
+  v[c] = v[c] + v[d];
+  v[b] = rotateRight(v[b] ^ v[c], 12);
+  v[a] = v[a] + v[b] + y;
+  v[d] = rotateRight(v[d] ^ v[a], 8);
+  v[c] = v[c] + v[d];
+  v[b] = rotateRight(v[b] ^ v[c], 7);
+}
+
+template <typename Word>
+DH_INLINE void rounds(Word* v, const Word* m) {
+#pragma GCC unroll 7
+  for (int r = 0; r < 7; ++r) {
+    const uint8_t* s = kSchedule[r];
+    mix(v, 0, 4, 8, 12, m[s[0]], m[s[1]]);
+    mix(v, 1, 5, 9, 13, m[s[2]], m[s[3]]);
+    mix(v, 2, 6, 10, 14, m[s[4]], m[s[5]]);
+    mix(v, 3, 7, 11, 15, m[s[6]], m[s[7]]);
+    mix(v, 0, 5, 10, 15, m[s[8]], m[s[9]]);
+    mix(v, 1, 6, 11, 12, m[s[10]], m[s[11]]);
+    mix(v, 2, 7, 8, 13, m[s[12]], m[s[13]]);
+    mix(v, 3, 4, 9, 14, m[s[14]], m[s[15]]);
+  }
+}
+
+typedef uint32_t Vector4 __attribute__((vector_size(16)));
+
+// Four words of each of four inputs become four rows of one word of each; rows are `stride` words apart.
+DH_INLINE void transpose4(const uint8_t* const* inputs, size_t offset, uint32_t* rows, size_t stride) {
+  Vector4 a, b, c, d;
+  std::memcpy(&a, inputs[0] + offset, 16);
+  std::memcpy(&b, inputs[1] + offset, 16);
+  std::memcpy(&c, inputs[2] + offset, 16);
+  std::memcpy(&d, inputs[3] + offset, 16);
+  const Vector4 lowAB = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+  const Vector4 highAB = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  const Vector4 lowCD = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+  const Vector4 highCD = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  const Vector4 out[4] = {
+      __builtin_shufflevector(lowAB, lowCD, 0, 1, 4, 5), __builtin_shufflevector(lowAB, lowCD, 2, 3, 6, 7),
+      __builtin_shufflevector(highAB, highCD, 0, 1, 4, 5), __builtin_shufflevector(highAB, highCD, 2, 3, 6, 7)};
+  for (size_t i = 0; i < 4; ++i) std::memcpy(rows + i * stride, &out[i], 16);
+}
+
+// kLanes inputs at once; lane i of every vector belongs to inputs[i].
+template <int kLanes>
+struct Lanes {
+  typedef uint32_t Vector __attribute__((vector_size(kLanes * 4)));
+};
+
+template <int kLanes>
+DH_INLINE void hashLanes(const Batch& batch, size_t first) {
+  using Vector = typename Lanes<kLanes>::Vector;
+  const uint8_t* const* inputs = batch.inputs + first;
+  Vector value[8];
+  for (int i = 0; i < 8; ++i) value[i] = Vector{} + batch.key[i];
+  Vector counterLow, counterHigh;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    counterLow[lane] = static_cast<uint32_t>(batch.counters[first + lane]);
+    counterHigh[lane] = static_cast<uint32_t>(batch.counters[first + lane] >> 32);
+  }
+  for (size_t block = 0; block < batch.blocks; ++block) {
+    uint32_t flags = batch.flags;
+    if (block == 0) flags |= batch.startFlags;
+    if (block + 1 == batch.blocks) flags |= batch.endFlags;
+    Vector m[16];
+    alignas(64) uint32_t words[16][kLanes];
+    for (int lane = 0; lane < kLanes; lane += 4) {
+      for (int i = 0; i < 16; i += 4) transpose4(inputs + lane, block * 64 + 4 * i, &words[i][lane], kLanes);
+    }
+    std::memcpy(m, words, sizeof m);
+    Vector v[16];
+    for (int i = 0; i < 8; ++i) v[i] = value[i];
+    for (int i = 0; i < 4; ++i) v[8 + i] = Vector{} + kIv[i];
+    v[12] = counterLow;
+    v[13] = counterHigh;
+    v[14] = Vector{} + 64u;
+    v[15] = Vector{} + flags;
+    rounds(v, m);
+    for (int i = 0; i < 8; ++i) value[i] = v[i] ^ v[i + 8];
+  }
+  for (int lane = 0; lane < kLanes; ++lane) {
+    for (int i = 0; i < 8; ++i) batch.output[(first + lane) * 8 + i] = value[i][lane];
+  }
+}
+
+void hashRest(const Batch& batch, size_t first) {
+  for (size_t i = first; i < batch.count; ++i) {
+    uint32_t value[8];
+    std::memcpy(value, batch.key, sizeof value);
+    for (size_t block = 0; block < batch.blocks; ++block) {
+      uint32_t flags = batch.flags;
+      if (block == 0) flags |= batch.startFlags;
+      if (block + 1 == batch.blocks) flags |= batch.endFlags;
+      compress(value, batch.inputs[i] + block * 64, 64, batch.counters[i], flags);
+    }
+    std::memcpy(batch.output + i * 8, value, sizeof value);
+  }
+}
+
+// Four lanes fit every 128-bit unit (SSE2 is the floor of x86-64; NEON that of AArch64).
+void hashManyPortable(const Batch& batch) {
+  size_t i = 0;
+  for (; i + 4 <= batch.count; i += 4) hashLanes<4>(batch, i);
+  hashRest(batch, i);
+}
+
+#if defined(__x86_64__)
+__attribute__((target("avx2"))) void hashManyAvx2(const Batch& batch) {
+  size_t i = 0;
+  for (; i + 8 <= batch.count; i += 8) hashLanes<8>(batch, i);
+  for (; i + 4 <= batch.count; i += 4) hashLanes<4>(batch, i);
+  hashRest(batch, i);
+}
+
+__attribute__((target("avx512f,avx512vl"))) void hashManyAvx512(const Batch& batch) {
+  size_t i = 0;
+  for (; i + 16 <= batch.count; i += 16) hashLanes<16>(batch, i);
+  for (; i + 8 <= batch.count; i += 8) hashLanes<8>(batch, i);
+  for (; i + 4 <= batch.count; i += 4) hashLanes<4>(batch, i);
+  hashRest(batch, i);
+}
+#endif
+
+}  // namespace
+
+void compress(uint32_t value[8], const uint8_t block[64], uint32_t blockBytes, uint64_t counter, uint32_t flags) {
+  uint32_t m[16];
+  std::memcpy(m, block, sizeof m);
+  uint32_t v[16] = {value[0], value[1], value[2], value[3], value[4], value[5], value[6],   value[7],
+                    kIv[0],   kIv[1],   kIv[2],   kIv[3],   0,        0,        blockBytes, flags};
+  v[12] = static_cast<uint32_t>(counter);
+  v[13] = static_cast<uint32_t>(counter >> 32);
+  rounds(v, m);
+  for (int i = 0; i < 8; ++i) value[i] = v[i] ^ v[i + 8];
+}
+
+std::span<const Kernel> kernels() {
+  static const std::vector<Kernel> all = [] {
+    std::vector<Kernel> found;
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl")) {
+      found.push_back({"avx512", hashManyAvx512});
+    }
+    if (__builtin_cpu_supports("avx2")) found.push_back({"avx2", hashManyAvx2});
+#endif
+    found.push_back({"portable", hashManyPortable});
+    return found;
+  }();
+  return all;
+}
+
+const Kernel& kernel() {
+  static const Kernel& chosen = []() -> const Kernel& {
+    const char* forced = std::getenv("DELTAHOP_BLAKE3");
+    for (const Kernel& candidate : kernels()) {
+      if (forced != nullptr && std::string_view(forced) == candidate.name) return candidate;
+    }
+    return kernels().front();
+  }();
+  return chosen;
+}
+
+}  // namespace deltahop::blake3kernel

@@ -1,0 +1,448 @@
+#include "job/send_job.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "hash/content_digest.h"
+#include "job/transfer_job.h"
+#include "match/matcher.h"
+#include "signature/signature.h"
+#include "tree/manifest.h"
+#include "tree/overlay_diff.h"
+#include "tree/scan.h"
+#include "wire/writer.h"
+
+namespace deltahop {
+namespace {
+
+constexpr size_t kGatherBytes = 256 << 10;
+constexpr size_t kManifestPieceBytes = 256 << 10;
+constexpr size_t kBatchBytes = 256 << 10;
+// A file is asked for once, and once more if what arrived was not right.
+constexpr uint8_t kMaxRequestsPerFile = 2;
+
+class SendJob final : public TransferJob {
+ public:
+  explicit SendJob(SendJobOptions options)
+      : options_(std::move(options)),
+        out_([this](Bytes buffer) { return write(std::move(buffer)); }, kGatherBytes),
+        packer_(options_.zstdLevel) {}
+  ~SendJob() override { stop(); }
+
+ protected:
+  Result<JobReport> transfer() override {
+    DH_CHECK(sendHello());
+    DH_TRY(const Directory above, Directory::openRoot(options_.rootPath));
+    DH_TRY(root_, above.openBeneath(options_.beneath));
+    if (options_.entryName.has_value()) {
+      const auto status = root_.status(*options_.entryName);
+      if (!status.ok()) return status.error();
+    }
+    DH_CHECK(readTree());
+    DH_CHECK(sendTree());
+    DH_CHECK(receiveHello());
+    DH_TRY(const Frame answer, receive());
+    if (answer.type == static_cast<uint8_t>(Message::kManifestWanted)) {
+      DH_CHECK(sendManifest());
+      const Stopwatch watch;
+      DH_CHECK(serve());
+      statistics_["serveMs"] = watch.ms();
+    } else if (answer.type == static_cast<uint8_t>(Message::kSettled)) {
+      DH_TRY(const Frame done, receive());
+      if (done.type != static_cast<uint8_t>(Message::kDone)) return unexpected(done);
+      DH_CHECK(readDone(done.payload));
+    } else {
+      return unexpected(answer);
+    }
+    advance(tree_.totalBytes(), tree_.totalFiles(), true);
+    return finish();
+  }
+
+ private:
+  static Error unexpected(const Frame& frame) {
+    return Error{Code::kProtocol, "unexpected message " + std::to_string(frame.type), 0};
+  }
+
+  Status sendHello() {
+    Bytes payload;
+    Writer writer(payload);
+    writer.u32(kTransferMagic);
+    writer.u16(kOldestTransferVersion);
+    writer.u16(kTransferVersion);
+    writer.u8(options_.verify ? kHelloVerify : 0);
+    DH_CHECK(out_.send(Message::kSenderHello, payload));
+    return out_.flush();
+  }
+
+  Status receiveHello() {
+    DH_TRY(const Frame hello, receive());
+    if (hello.type != static_cast<uint8_t>(Message::kReceiverHello)) return unexpected(hello);
+    Reader reader(hello.payload);
+    DH_TRY(const uint32_t magic, reader.u32());
+    if (magic != kTransferMagic) return Error{Code::kProtocol, "the peer is no receiver of trees", 0};
+    DH_TRY(const uint16_t oldest, reader.u16());
+    DH_TRY(const uint16_t newest, reader.u16());
+    if (oldest > kTransferVersion || newest < kOldestTransferVersion) {
+      return Error{Code::kUnsupported, "the receiver's version of the transfer", 0};
+    }
+    DH_TRY(const ByteSpan key, reader.take(sizeof(Key)));
+    std::copy(key.begin(), key.end(), key_.begin());
+    return reader.expectEnd();
+  }
+
+  Status readTree() {
+    const CancelCheck check = [this] { return cancelled(); };
+    const Stopwatch scanWatch;
+    const ScanOptions scanOptions{options_.excludeXattrs, options_.entryName};
+    DH_TRY(ScanResult scanned, scanTree(root_, scanOptions, notes(), check));
+    complete_ = scanned.complete;
+    if (options_.againstPath.has_value()) {
+      DH_TRY(const Directory baseRoot, Directory::openRoot(*options_.againstPath));
+      Notes baseNotes;
+      DH_TRY(const ScanResult base, scanTree(baseRoot, scanOptions, baseNotes, check));
+      // A base that is not read whole would make entries look new, and whiteouts be missing.
+      if (!base.complete || !complete_) {
+        return Error{Code::kIo, "a tree to be compared could not be read whole", 0};
+      }
+      DH_TRY(tree_, overlayDiff(baseRoot, base.tree, root_, scanned.tree, check));
+    } else {
+      tree_ = std::move(scanned.tree);
+    }
+    statistics_["scanMs"] = scanWatch.ms();
+    if (options_.verify) {
+      const Stopwatch watch;
+      DH_CHECK(addContentDigests(root_, tree_, {!options_.allowChanging, {}}, check));
+      statistics_["digestMs"] = watch.ms();
+    }
+    requests_.assign(tree_.size(), 0);
+    parents_.emplace(root_, tree_);
+    return {};
+  }
+
+  Status sendTree() {
+    Bytes payload;
+    Writer writer(payload);
+    writer.u8(complete_ ? kTreeComplete : 0);
+    writer.varint(tree_.size());
+    writer.varint(tree_.totalFiles());
+    writer.varint(tree_.totalBytes());
+    writer.raw(manifestDigest(tree_));
+    DH_CHECK(out_.send(Message::kTree, payload));
+    return out_.flush();
+  }
+
+  Status sendManifest() {
+    const uint64_t before = out_.sentBytes();
+    ManifestEncoder encoder(tree_);
+    Bytes piece;
+    for (bool more = true; more;) {
+      piece.clear();
+      more = encoder.next(piece, kManifestPieceBytes);
+      Bytes payload;
+      DH_CHECK(packer_.pack(payload, piece));
+      DH_CHECK(out_.send(Message::kManifest, payload));
+    }
+    DH_CHECK(out_.send(Message::kManifestEnd, {}));
+    DH_CHECK(out_.flush());
+    manifestBytes_ = out_.sentBytes() - before;
+    return {};
+  }
+
+  // Answers in the order of the requests. Nothing that was gathered stays behind while there is nothing to do.
+  Status serve() {
+    for (;;) {
+      if (!messageWaiting()) {
+        DH_CHECK(flushBatch());
+        DH_CHECK(out_.flush());
+      }
+      DH_TRY(const Frame frame, receive());
+      switch (static_cast<Message>(frame.type)) {
+        case Message::kRequest:
+          DH_CHECK(onRequest(frame.payload));
+          break;
+        case Message::kSignature:
+          DH_CHECK(onSignature(frame.payload));
+          break;
+        case Message::kRequestsEnd:
+          if (!frame.payload.empty() || parser_.has_value()) return unexpected(frame);
+          DH_CHECK(flushBatch());
+          DH_CHECK(out_.send(Message::kAnswersEnd, {}));
+          DH_CHECK(out_.flush());
+          break;
+        case Message::kDone:
+          return readDone(frame.payload);
+        default:
+          return unexpected(frame);
+      }
+    }
+  }
+
+  Result<uint32_t> checkIndex(uint64_t index) {
+    if (index >= tree_.size()) return Error{Code::kProtocol, "a request for no entry", 0};
+    const auto entry = static_cast<uint32_t>(index);
+    if (!tree_.isRegular(entry) || tree_.isFollower(entry)) {
+      return Error{Code::kProtocol, "a request for what is no file", 0};
+    }
+    return entry;
+  }
+
+  Status countRequest(uint32_t index) {
+    if (++requests_[index] > kMaxRequestsPerFile) return Error{Code::kProtocol, "a file requested too often", 0};
+    return {};
+  }
+
+  Status onRequest(ByteSpan payload) {
+    if (parser_.has_value()) return Error{Code::kProtocol, "a request inside a signature", 0};
+    Reader reader(payload);
+    uint64_t next = 0;
+    while (reader.remaining() > 0) {
+      DH_TRY(const uint64_t step, reader.varint(tree_.size()));
+      next += step;
+      DH_TRY(const uint32_t index, checkIndex(next));
+      DH_CHECK(countRequest(index));
+      DH_CHECK(sendWhole(index));
+      ++next;
+    }
+    return {};
+  }
+
+  Status onSignature(ByteSpan payload) {
+    signatureBytes_ += payload.size();
+    Reader reader(payload);
+    DH_TRY(const uint64_t number, reader.varint());
+    DH_TRY(const uint32_t index, checkIndex(number));
+    DH_TRY(const uint8_t flags, reader.u8());
+    if (!parser_.has_value()) {
+      DH_CHECK(countRequest(index));
+      parser_.emplace(key_);
+      signatureIndex_ = index;
+    }
+    if (index != signatureIndex_) return Error{Code::kProtocol, "a signature inside another", 0};
+    DH_TRY(const ByteSpan piece, reader.take(reader.remaining()));
+    DH_CHECK(parser_->feed(piece));
+    if (!(flags & kSignatureLast)) return {};
+    auto signature = parser_->finish();
+    parser_.reset();
+    if (!signature.ok()) return signature.error();
+    DH_CHECK(flushBatch());
+    DH_TRY(Source source, openSource(index));
+    return sendDelta(index, std::move(source), signature.value());
+  }
+
+  struct Source {
+    File file;  // not open: gone
+    struct stat before{};
+    bool changed = false;
+  };
+
+  // Vanished or replaced files are an answer, not an error, where the tree is alive.
+  Result<Source> openSource(uint32_t index) {
+    Source source;
+    const auto openFile = [&]() -> Result<File> {
+      DH_TRY(const Directory* parent, parents_->parentOf(index));
+      return parent->openRegular(std::string(tree_.name(index)));
+    };
+    auto file = openFile();
+    if (!file.ok()) {
+      const Code code = file.error().code;
+      const bool vanished = code == Code::kNotFound || code == Code::kChanged || code == Code::kUnsafePath ||
+                            file.error().sysErrno == ENOTDIR;
+      const bool forbidden = file.error().sysErrno == EACCES;
+      if ((vanished || forbidden) && options_.allowChanging) {
+        DH_CHECK(sendGone(index, forbidden ? "may not be read" : "vanished before it was read"));
+        return source;
+      }
+      Error error = std::move(file).error();
+      error.context = tree_.path(index) + ": " + error.context;
+      return error;
+    }
+    source.file = std::move(file).value();
+    DH_TRY(source.before, source.file.stat());
+    const Entry& entry = tree_.entry(index);
+    source.changed = static_cast<uint64_t>(source.before.st_size) != entry.value ||
+                     source.before.st_mtim.tv_sec != entry.mtimeSeconds ||
+                     source.before.st_mtim.tv_nsec != entry.mtimeNanoseconds;
+    return source;
+  }
+
+  // To be called after the file was read.
+  Status checkUnchanged(uint32_t index, Source& source) {
+    DH_TRY(const struct stat after, source.file.stat());
+    const struct stat& before = source.before;
+    source.changed |= after.st_size != before.st_size || after.st_mtim.tv_sec != before.st_mtim.tv_sec ||
+                      after.st_mtim.tv_nsec != before.st_mtim.tv_nsec ||
+                      after.st_ctim.tv_sec != before.st_ctim.tv_sec || after.st_ctim.tv_nsec != before.st_ctim.tv_nsec;
+    if (!source.changed) return {};
+    const std::string path = tree_.path(index);
+    if (!options_.allowChanging) return Error{Code::kChanged, path + " changed while it was read", 0};
+    ++changedFiles_;
+    notes().add(path + ": changed while it was read");
+    return {};
+  }
+
+  Status sendGone(uint32_t index, const char* why) {
+    ++goneFiles_;
+    notes().add(tree_.path(index) + ": " + why);
+    // Answers come in the order of requests: those of the batch first.
+    DH_CHECK(flushBatch());
+    Bytes payload;
+    Writer(payload).varint(index);
+    return out_.send(Message::kGone, payload);
+  }
+
+  Status sendWhole(uint32_t index) {
+    DH_TRY(Source source, openSource(index));
+    if (!source.file.isOpen()) return {};
+    const auto size = static_cast<uint64_t>(source.before.st_size);
+    if (size > kSmallFileBytes) {
+      DH_CHECK(flushBatch());
+      Signature none;
+      none.key = key_;
+      none.blockBytes = kMinBlockBytes;
+      return sendDelta(index, std::move(source), none);
+    }
+    content_.resize(static_cast<size_t>(size));
+    DH_TRY(const size_t got, source.file.readAt(0, content_));
+    content_.resize(got);
+    DH_CHECK(checkUnchanged(index, source));
+    Writer writer(batch_);
+    writer.varint(index);
+    writer.u8(source.changed ? kFileChanged : 0);
+    writer.bytes(content_);
+    readBytes_ += got;
+    literalBytes_ += got;
+    sentFile(index);
+    return batch_.size() >= kBatchBytes ? flushBatch() : Status();
+  }
+
+  Status flushBatch() {
+    if (batch_.empty()) return {};
+    Bytes payload;
+    Writer(payload).raw(blake3(batch_));
+    DH_CHECK(packer_.pack(payload, batch_));
+    literalEncodedBytes_ += payload.size();
+    batch_.clear();
+    return out_.send(Message::kSmallFiles, payload);
+  }
+
+  Status sendDelta(uint32_t index, Source source, const Signature& signature) {
+    if (!source.file.isOpen()) return {};
+    const SignatureIndex matchIndex(signature);
+    DeltaEncoder encoder(
+        [&](Bytes block) {
+          Bytes payload;
+          Writer writer(payload);
+          writer.varint(index);
+          writer.raw(block);
+          return out_.send(Message::kDelta, payload);
+        },
+        options_.zstdLevel);
+    Matcher matcher(matchIndex, encoder);
+    ContentHasher hasher;
+    const uint64_t before = doneBytes_;
+    Status matched = matchFile(source.file, matcher, hasher, [&](uint64_t done) {
+      advance(before + done, doneFiles_);
+      return !cancelled();
+    });
+    if (matched.ok()) matched = matcher.finish();
+    if (matched.ok()) matched = encoder.finish();
+    const MatchStatistics& match = matcher.statistics();
+    readBytes_ += match.readBytes;
+    matchedBytes_ += match.matchedBytes;
+    zeroBytes_ += match.zeroBytes;
+    falseMatches_ += match.falseMatches;
+    literalBytes_ += encoder.statistics().literalBytes;
+    literalEncodedBytes_ += encoder.statistics().literalEncodedBytes;
+    if (!matched.ok()) {
+      // Shrank under our hands: there is no content to speak of; the next round will have it.
+      if (matched.error().code == Code::kChanged && options_.allowChanging)
+        return sendGone(index, "shrank while it was read");
+      Error error = std::move(matched).error();
+      if (error.code != Code::kCancelled) error.context = tree_.path(index) + ": " + error.context;
+      return error;
+    }
+    DH_CHECK(checkUnchanged(index, source));
+    Bytes payload;
+    Writer writer(payload);
+    writer.varint(index);
+    writer.u8(source.changed ? kFileChanged : 0);
+    writer.varint(hasher.size());
+    writer.raw(hasher.finish());
+    DH_CHECK(out_.send(Message::kFileEnd, payload));
+    sentFile(index);
+    return {};
+  }
+
+  void sentFile(uint32_t index) {
+    ++filesSent_;
+    doneBytes_ += tree_.fileBytes(index);
+    advance(doneBytes_, ++doneFiles_);
+  }
+
+  void advance(uint64_t bytes, uint64_t files, bool force = false) {
+    progress(Progress{std::min(bytes, tree_.totalBytes()), tree_.totalBytes(), files, tree_.totalFiles()}, force);
+  }
+
+  Status readDone(ByteSpan payload) {
+    Reader reader(payload);
+    DH_TRY(const uint64_t settled, reader.varint());
+    DH_TRY(const uint64_t repaired, reader.varint());
+    DH_TRY(const uint64_t deleted, reader.varint());
+    DH_CHECK(reader.expectEnd());
+    statistics_["filesSettled"] = static_cast<double>(settled);
+    statistics_["repairedFiles"] = static_cast<double>(repaired);
+    statistics_["deletedEntries"] = static_cast<double>(deleted);
+    return {};
+  }
+
+  JobReport finish() {
+    const std::pair<const char*, uint64_t> counts[] = {
+        {"filesTotal", tree_.totalFiles()}, {"totalBytes", tree_.totalBytes()},
+        {"filesSent", filesSent_},          {"readBytes", readBytes_},
+        {"literalBytes", literalBytes_},    {"literalEncodedBytes", literalEncodedBytes_},
+        {"matchedBytes", matchedBytes_},    {"zeroBytes", zeroBytes_},
+        {"falseMatches", falseMatches_},    {"changedFiles", changedFiles_},
+        {"goneFiles", goneFiles_},          {"signatureBytes", signatureBytes_},
+        {"manifestBytes", manifestBytes_},  {"sentBytes", out_.sentBytes()},
+        {"receivedBytes", receivedBytes()},
+    };
+    for (const auto& [name, value] : counts) statistics_[name] = static_cast<double>(value);
+    return report(statistics_);
+  }
+
+  const SendJobOptions options_;
+  MessageWriter out_;
+  Packer packer_;
+  Directory root_;
+  Tree tree_;
+  bool complete_ = true;
+  std::optional<ParentCache> parents_;
+  Key key_{};
+  std::vector<uint8_t> requests_;  // by entry
+  std::optional<SignatureParser> parser_;
+  uint32_t signatureIndex_ = 0;
+  Bytes batch_;
+  Bytes content_;
+  Statistics statistics_;
+  uint64_t filesSent_ = 0;
+  uint64_t doneFiles_ = 0;
+  uint64_t doneBytes_ = 0;
+  uint64_t readBytes_ = 0;
+  uint64_t literalBytes_ = 0;
+  uint64_t literalEncodedBytes_ = 0;
+  uint64_t matchedBytes_ = 0;
+  uint64_t zeroBytes_ = 0;
+  uint64_t falseMatches_ = 0;
+  uint64_t changedFiles_ = 0;
+  uint64_t goneFiles_ = 0;
+  uint64_t signatureBytes_ = 0;
+  uint64_t manifestBytes_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<Job> makeSendJob(SendJobOptions options) {
+  return std::make_unique<SendJob>(std::move(options));
+}
+
+}  // namespace deltahop

@@ -1,0 +1,91 @@
+// The messages of a tree transfer: FORMATS.md section 5.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "base/bytes.h"
+#include "base/result.h"
+#include "wire/reader.h"
+
+struct ZSTD_CCtx_s;
+struct ZSTD_DCtx_s;
+
+namespace deltahop {
+
+inline constexpr uint32_t kTransferMagic = 0x54484C44;  // "DLHT"
+inline constexpr uint16_t kTransferVersion = 1;
+inline constexpr uint16_t kOldestTransferVersion = 1;
+
+/// Frame types. The sender's are below 16, the receiver's from 16, kError is everybody's.
+enum class Message : uint8_t {
+  kSenderHello = 1,
+  kTree = 2,         // what the sender has: counts and the digest of its manifest
+  kManifest = 3,     // packed entries
+  kManifestEnd = 4,  // no more entries
+  kDelta = 5,        // one delta block of a file
+  kFileEnd = 6,      // size and digest of the file whose blocks came
+  kSmallFiles = 7,   // whole files, packed together
+  kGone = 8,         // a requested file that cannot be sent
+  kAnswersEnd = 9,   // everything requested before kRequestsEnd was answered
+  kReceiverHello = 16,
+  kManifestWanted = 17,
+  kSettled = 18,  // the receiver's tree is the sender's already
+  kRequest = 19,  // files wanted whole
+  kSignature = 20,
+  kRequestsEnd = 21,
+  kDone = 22,
+  kError = 31,
+};
+
+// Bits of kSenderHello.
+inline constexpr uint8_t kHelloVerify = 1 << 0;
+// Bits of kTree.
+inline constexpr uint8_t kTreeComplete = 1 << 0;
+// Bits of a file's answer.
+inline constexpr uint8_t kFileChanged = 1 << 0;  // changed while it was read: what came may be of two times
+// Bits of kSignature.
+inline constexpr uint8_t kSignatureLast = 1 << 0;
+
+/// Files up to this size are sent whole, many to a message.
+inline constexpr uint64_t kSmallFileBytes = 64 << 10;
+/// Bytes of a packed message before compression.
+inline constexpr size_t kMaxPackedBytes = 960 << 10;
+
+/// Compresses payloads that consist of many small things. Not for several threads.
+class Packer {
+ public:
+  explicit Packer(int zstdLevel);
+  ~Packer();
+  Packer(const Packer&) = delete;
+  Packer& operator=(const Packer&) = delete;
+  /// Appends varint raw bytes, u8 coding (0 as it is, 1 zstd), and the bytes, to the end of a payload.
+  Status pack(Bytes& output, ByteSpan raw);
+
+ private:
+  ZSTD_CCtx_s* context_;
+  int zstdLevel_;
+  Bytes buffer_;
+};
+
+class Unpacker {
+ public:
+  Unpacker();
+  ~Unpacker();
+  Unpacker(const Unpacker&) = delete;
+  Unpacker& operator=(const Unpacker&) = delete;
+  /// Reads what Packer::pack appended, to the end of the payload. The view is valid until the next call.
+  Result<ByteSpan> unpack(Reader& reader);
+
+ private:
+  ZSTD_DCtx_s* context_;
+  Bytes buffer_;
+};
+
+/// Payload of kError.
+Bytes encodeError(const Error& error);
+/// The peer's words as a kPeer error; control characters are replaced. kCorrupt if they
+/// cannot be read.
+Error decodeError(ByteSpan payload);
+
+}  // namespace deltahop

@@ -1,0 +1,524 @@
+#include "match/matcher.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstring>
+
+#include "hash/blake3.h"
+
+namespace deltahop {
+namespace {
+
+// Shorter runs of zeros are not worth an instruction of their own; blocks that begin inside a run are looked for only
+// on the diagonals, so a run is never shorter than a block unless blocks are large.
+constexpr size_t kMaxMinZeroRun = 64 * 1024;
+constexpr size_t kMinZeroRunWithoutBasis = 4096;
+constexpr size_t kReadAheadBytes = 1 << 20;
+constexpr size_t kReadAtOnceBytes = 256 * 1024;
+constexpr unsigned kMaxFilterBitsLog2 = 22;
+// A signature comes from outside: neither building nor asking the index may depend on how its sums cluster.
+constexpr size_t kMaxProbes = 64;
+constexpr size_t kMaxBatchBytes = 32 * 1024;
+constexpr size_t kMinScanChunk = 128;
+constexpr size_t kMaxScanChunk = 2048;
+
+}  // namespace
+
+SignatureIndex::SignatureIndex(const Signature& signature)
+    : signature_(signature), rolling_(RollingTable(signature.key), signature.blockBytes) {
+  const size_t entries = signature.blocks.size();
+  if (entries == 0) return;
+  // Files end in few blocks: look there, not at every block.
+  for (const BasisSpan& file : signature.files) {
+    if (file.bytes % signature.blockBytes == 0) continue;
+    const int64_t entry = entryOfBlock(file.end() / signature.blockBytes);
+    if (entry >= 0) shortEntries_.push_back(static_cast<uint32_t>(entry));
+  }
+  if (shortEntries_.size() == entries) return;
+
+  const unsigned slotBits = static_cast<unsigned>(std::bit_width(std::bit_ceil(entries * 2)) - 1);
+  const unsigned filterBits = std::clamp(slotBits + 4, 6u, kMaxFilterBitsLog2);
+  filterShift_ = 32 - filterBits;
+  filter_.resize(size_t{1} << (filterBits - 6));
+  secondFilter_.resize(filter_.size());
+  slotShift_ = 32 - slotBits;
+  slots_.resize(size_t{1} << slotBits);
+  const size_t mask = slots_.size() - 1;
+  size_t nextShort = 0;
+  std::vector<uint32_t> shorts = shortEntries_;
+  std::sort(shorts.begin(), shorts.end());
+  for (size_t entry = 0; entry < entries; ++entry) {
+    if (nextShort < shorts.size() && shorts[nextShort] == entry) {
+      ++nextShort;
+      continue;
+    }
+    const uint32_t weak = signature.weak[entry];
+    size_t same = 0;
+    for (size_t probe = 0; probe < kMaxProbes && same < kMaxCandidates; ++probe) {
+      Slot& slot = slots_[((weak >> slotShift_) + probe) & mask];
+      if (slot.entryPlusOne == 0) {
+        slot = {weak, static_cast<uint32_t>(entry + 1)};
+        const uint32_t bit = weak >> filterShift_;
+        filter_[bit >> 6] |= uint64_t{1} << (bit & 63);
+        const uint32_t secondBit = weak * kSecondMultiplier >> filterShift_;
+        secondFilter_[secondBit >> 6] |= uint64_t{1} << (secondBit & 63);
+        break;
+      }
+      if (slot.weak != weak) continue;
+      if (signature.strong[slot.entryPlusOne - 1] == signature.strong[entry]) break;
+      ++same;
+    }
+  }
+}
+
+size_t SignatureIndex::candidates(uint32_t weak, std::span<uint32_t> entries) const {
+  const size_t mask = slots_.size() - 1;
+  size_t found = 0;
+  for (size_t probe = 0; probe < kMaxProbes && found < entries.size(); ++probe) {
+    const Slot& slot = slots_[((weak >> slotShift_) + probe) & mask];
+    if (slot.entryPlusOne == 0) break;
+    if (slot.weak == weak) entries[found++] = slot.entryPlusOne - 1;
+  }
+  return found;
+}
+
+int64_t SignatureIndex::entryOfBlock(uint64_t block) const {
+  const std::vector<uint32_t>& blocks = signature_.blocks;
+  if (blocks.empty() || block > blocks.back()) return -1;
+  // Without holes an entry's number is its block's.
+  if (block < blocks.size() && blocks[block] == block) return static_cast<int64_t>(block);
+  const auto place = std::lower_bound(blocks.begin(), blocks.end(), static_cast<uint32_t>(block));
+  if (*place != block) return -1;
+  return place - blocks.begin();
+}
+
+Matcher::Matcher(const SignatureIndex& index, DeltaSink& sink)
+    : index_(index),
+      signature_(index.signature()),
+      sink_(sink),
+      blockBytes_(signature_.blocks.empty() ? kMinZeroRunWithoutBasis : signature_.blockBytes),
+      minZeroRun_(std::min(blockBytes_, kMaxMinZeroRun)),
+      capacity_(2 * blockBytes_ + kReadAheadBytes),
+      buffer_(std::make_unique_for_overwrite<uint8_t[]>(capacity_)),
+      nextEntry_(index.entryOfBlock(0)) {}
+
+std::span<uint8_t> Matcher::room() {
+  return {buffer_.get() + end_, capacity_ - end_};
+}
+
+Status Matcher::advance(size_t count) {
+  end_ += count;
+  statistics_.readBytes += count;
+  // Only full buffers are worked on: each start costs the sum of one whole window.
+  if (end_ == capacity_) DH_CHECK(process(false));
+  return {};
+}
+
+Status Matcher::feed(ByteSpan data) {
+  while (!data.empty()) {
+    const std::span<uint8_t> free = room();
+    const size_t taken = std::min(free.size(), data.size());
+    std::memcpy(free.data(), data.data(), taken);
+    DH_CHECK(advance(taken));
+    data = data.subspan(taken);
+  }
+  return {};
+}
+
+Status Matcher::feedZeros(uint64_t count) {
+  while (count > 0) {
+    if (position_ == end_ && literalStart_ == end_ && (pendingZeros_ > 0 || count >= minZeroRun_)) {
+      // Nothing before the zeros is waiting for them.
+      nextEntry_ = -1;
+      pendingZeros_ += count;
+      bufferOffset_ += count;
+      break;
+    }
+    // Blocks may begin before the zeros and reach into them: one block of zeros is looked at like data.
+    if (capacity_ - end_ < blockBytes_) DH_CHECK(process(false));
+    const size_t taken = std::min<uint64_t>(count, blockBytes_);
+    std::memset(buffer_.get() + end_, 0, taken);
+    end_ += taken;
+    count -= taken;
+    if (count > 0) {
+      zerosFollow_ = true;
+      const Status status = process(false);
+      zerosFollow_ = false;
+      DH_CHECK(status);
+    } else if (end_ == capacity_) {
+      DH_CHECK(process(false));
+    }
+  }
+  return {};
+}
+
+Status Matcher::finish() {
+  DH_CHECK(process(true));
+  return {};
+}
+
+uint64_t Matcher::strongOf(const uint8_t* bytes, size_t length) const {
+  uint64_t hash;
+  blake3KeyedBlocks(signature_.key, bytes, length, 1, &hash);
+  return hash;
+}
+
+Status Matcher::flushLiteral(size_t until) {
+  if (until == literalStart_) return {};
+  const ByteSpan data(buffer_.get() + literalStart_, until - literalStart_);
+  literalStart_ = until;
+  statistics_.literalBytes += data.size();
+  return sink_.literal(data);
+}
+
+// Copies `blocks` neighbouring entries from `entry` on, in all `length` bytes, to where they were found.
+Status Matcher::copyTo(size_t at, uint32_t entry, size_t blocks, size_t length) {
+  DH_CHECK(flushLiteral(at));
+  const uint64_t basisOffset = uint64_t{signature_.blocks[entry]} * signature_.blockBytes;
+  diagonal_ = static_cast<int64_t>(basisOffset) - static_cast<int64_t>(targetOffset(at));
+  position_ = at + length;
+  literalStart_ = position_;
+  const size_t next = entry + blocks;
+  const bool goesOn = next < signature_.blocks.size() && signature_.blocks[next] == signature_.blocks[next - 1] + 1;
+  nextEntry_ = goesOn ? static_cast<int64_t>(next) : -1;
+  statistics_.matchedBytes += length;
+  return sink_.copy(basisOffset, length);
+}
+
+int64_t Matcher::entryOnDiagonal(uint64_t targetOffset, int64_t diagonal) const {
+  const int64_t basisOffset = static_cast<int64_t>(targetOffset) + diagonal;
+  if (basisOffset < 0 || static_cast<uint64_t>(basisOffset) % signature_.blockBytes != 0) return -1;
+  return index_.entryOfBlock(static_cast<uint64_t>(basisOffset) / signature_.blockBytes);
+}
+
+// Copies the blocks that follow the last one copied for as long as they are the same.
+Result<Matcher::Step> Matcher::continueCopy(bool isEnd) {
+  while (nextEntry_ >= 0) {
+    const auto entry = static_cast<uint32_t>(nextEntry_);
+    const size_t length = signature_.blockLength(signature_.blocks[entry]);
+    const size_t available = end_ - position_;
+    if (available < length) {
+      // What is short of bytes because zeros follow is found again at the end of those.
+      if (!isEnd && !zerosFollow_) return Step::kNeedsMore;
+      nextEntry_ = -1;
+      break;
+    }
+    size_t blocks = 1;
+    if (length == blockBytes_) {
+      const size_t most = std::min(batch_, available / blockBytes_);
+      while (blocks < most && entry + blocks < signature_.blocks.size() &&
+             signature_.blocks[entry + blocks] == signature_.blocks[entry] + blocks &&
+             signature_.blockLength(signature_.blocks[entry + blocks]) == blockBytes_) {
+        ++blocks;
+      }
+    }
+    hashes_.resize(std::max(hashes_.size(), blocks));
+    blake3KeyedBlocks(signature_.key, buffer_.get() + position_, length, blocks, hashes_.data());
+    size_t same = 0;
+    while (same < blocks && hashes_[same] == signature_.strong[entry + same]) ++same;
+    if (same == 0) {
+      nextEntry_ = -1;
+      batch_ = 1;
+      return Step::kNothing;
+    }
+    batch_ = same == blocks ? std::clamp<size_t>(kMaxBatchBytes / blockBytes_, 1, 2 * batch_) : 1;
+    DH_CHECK(copyTo(position_, entry, same, same * length));
+  }
+  return Step::kNothing;
+}
+
+// What comes after a run of zeros: perhaps a block that begins with zeros of the run, looked for where the last copy or
+// the same offset would put it. Otherwise the run becomes an instruction of its own.
+Result<Matcher::Step> Matcher::endZeroRun(bool isEnd) {
+  while (position_ < end_ && buffer_[position_] == 0) {
+    ++position_;
+    ++pendingZeros_;
+  }
+  literalStart_ = position_;
+  if (position_ == end_ && !isEnd) return Step::kNeedsMore;
+  if (position_ < end_) {
+    const uint64_t here = targetOffset(position_);
+    for (const int64_t diagonal : {diagonal_, int64_t{0}}) {
+      // The last block of this diagonal that begins at `here` or before.
+      const int64_t basisOffset = static_cast<int64_t>(here) + diagonal;
+      if (basisOffset < 0) continue;
+      const size_t before = static_cast<uint64_t>(basisOffset) % blockBytes_;
+      const int64_t entry = index_.entryOfBlock(static_cast<uint64_t>(basisOffset) / blockBytes_);
+      if (entry < 0 || before > pendingZeros_) continue;
+      const size_t length = signature_.blockLength(signature_.blocks[static_cast<size_t>(entry)]);
+      if (before >= length) continue;
+      const size_t after = length - before;
+      if (after > end_ - position_) {
+        if (!isEnd && !zerosFollow_) return Step::kNeedsMore;
+        continue;
+      }
+      scratch_.assign(length, 0);
+      std::memcpy(scratch_.data() + before, buffer_.get() + position_, after);
+      if (strongOf(scratch_.data(), length) != signature_.strong[static_cast<size_t>(entry)]) continue;
+      const uint64_t zeros = pendingZeros_ - before;
+      pendingZeros_ = 0;
+      statistics_.zeroBytes += zeros;
+      if (zeros > 0) DH_CHECK(sink_.zeros(zeros));
+      // The block's first bytes are not in the buffer any more: the copy is told directly.
+      const auto found = static_cast<uint32_t>(entry);
+      const size_t at = position_;
+      diagonal_ = diagonal;
+      position_ = at + after;
+      literalStart_ = position_;
+      const size_t next = size_t{found} + 1;
+      const bool goesOn = next < signature_.blocks.size() && signature_.blocks[next] == signature_.blocks[found] + 1;
+      nextEntry_ = goesOn ? static_cast<int64_t>(next) : -1;
+      statistics_.matchedBytes += length;
+      DH_CHECK(sink_.copy(uint64_t{signature_.blocks[found]} * signature_.blockBytes, length));
+      return Step::kAdvanced;
+    }
+  }
+  const uint64_t zeros = pendingZeros_;
+  pendingZeros_ = 0;
+  statistics_.zeroBytes += zeros;
+  DH_CHECK(sink_.zeros(zeros));
+  return Step::kAdvanced;
+}
+
+// Finds the next run of at least minZeroRun_ zeros from position_ on: [zeroStart_, zeroEnd_), or both at end_.
+void Matcher::findZeroRun() {
+  const uint8_t* bytes = buffer_.get();
+  // A run of that length holds a whole word at a multiple of half of it.
+  const size_t stride = minZeroRun_ / 2;
+  size_t probe = (position_ + stride - 1) / stride * stride;
+  size_t searched = position_;
+  while (probe + 8 <= end_) {
+    uint64_t word;
+    std::memcpy(&word, bytes + probe, 8);
+    if (word != 0) {
+      probe += stride;
+      continue;
+    }
+    size_t start = probe;
+    while (start > searched && bytes[start - 1] == 0) --start;
+    size_t stop = probe + 8;
+    while (stop + 8 <= end_) {
+      std::memcpy(&word, bytes + stop, 8);
+      if (word != 0) break;
+      stop += 8;
+    }
+    while (stop < end_ && bytes[stop] == 0) ++stop;
+    if (stop - start >= minZeroRun_) {
+      zeroStart_ = start;
+      zeroEnd_ = stop;
+      return;
+    }
+    searched = stop;
+    probe = (stop + stride - 1) / stride * stride;
+  }
+  // Zeros at the very end are a run of any length if more follow.
+  zeroEnd_ = end_;
+  zeroStart_ = end_;
+  if (zerosFollow_) {
+    while (zeroStart_ > position_ && bytes[zeroStart_ - 1] == 0) --zeroStart_;
+  }
+}
+
+// The entry whose block lies at `at`, or -1: the one that continues or keeps the offset before any other.
+int64_t Matcher::findWindow(size_t at, uint32_t weak) {
+  std::array<uint32_t, SignatureIndex::kMaxCandidates + 2> entries;
+  size_t count = 0;
+  for (const int64_t diagonal : {diagonal_, int64_t{0}}) {
+    const int64_t entry = entryOnDiagonal(targetOffset(at), diagonal);
+    if (entry < 0) continue;
+    const auto found = static_cast<size_t>(entry);
+    if (signature_.weak[found] == weak && signature_.blockLength(signature_.blocks[found]) == blockBytes_) {
+      entries[count++] = static_cast<uint32_t>(entry);
+    }
+  }
+  count += index_.candidates(weak, std::span(entries).subspan(count, SignatureIndex::kMaxCandidates));
+  if (count == 0) return -1;
+  const uint64_t strong = strongOf(buffer_.get() + at, blockBytes_);
+  for (size_t i = 0; i < count; ++i) {
+    if (signature_.strong[entries[i]] == strong) return entries[i];
+  }
+  ++statistics_.falseMatches;
+  return -1;
+}
+
+// Looks at every offset in [position_, scanEnd) until a block is found.
+Status Matcher::scan(size_t scanEnd, bool afterCopy) {
+  const uint8_t* bytes = buffer_.get();
+  const RollingHash& rolling = index_.rolling();
+  uint32_t sum = rolling.hash(bytes + position_);
+  if (afterCopy && position_ + 2 * blockBytes_ <= end_ && !index_.mayContain(sum)) {
+    // A block changed in place between two that did not is the usual case: see whether the copy goes on right after it.
+    const int64_t entry = entryOnDiagonal(targetOffset(position_ + blockBytes_), diagonal_);
+    if (entry >= 0) {
+      const auto found = static_cast<uint32_t>(entry);
+      if (signature_.blockLength(signature_.blocks[found]) == blockBytes_ &&
+          strongOf(bytes + position_ + blockBytes_, blockBytes_) == signature_.strong[found]) {
+        return copyTo(position_ + blockBytes_, found, 1, blockBytes_);
+      }
+    }
+  }
+  const uint32_t* in = rolling.inTable();
+  const uint32_t* out = rolling.outTable();
+  const uint64_t* filter = index_.filterWords();
+  const unsigned shift = index_.filterShift();
+  const uint32_t k = rolling.multiplier();
+  const uint32_t k2 = k * k;
+  // Offsets that pass the filter are collected without a branch (one in a few dozen passes, at random: a branch on each
+  // would cost more than all the rest) and looked at afterwards. Short chunks first: a match makes the rest of a chunk
+  // wasted work.
+  uint64_t passedOffsets[kMaxScanChunk + 1];  // offset in the chunk << 32 | sum
+  size_t chunk = kMinScanChunk;
+  size_t at = position_;
+  while (at < scanEnd) {
+    const size_t count = std::min(chunk, scanEnd - at);
+    const uint8_t* leaving = bytes + at;
+    const uint8_t* entering = leaving + blockBytes_;
+    size_t passed = 0;
+    const auto test = [&](size_t i, uint32_t weak) {
+      const uint32_t bit = weak >> shift;
+      passedOffsets[passed] = i << 32 | weak;
+      passed += filter[bit >> 6] >> (bit & 63) & 1;
+    };
+    // The sum of offset i + 1 needs the byte after the window of offset i: the last offset of all has none.
+    const size_t rolled = at + count < scanEnd ? count : count - 1;
+    size_t i = 0;
+    for (; i + 4 <= rolled; i += 4) {
+      // The sums depend on each other by one multiplication for two bytes only.
+      const uint32_t d0 = in[entering[i]] - out[leaving[i]];
+      const uint32_t d1 = in[entering[i + 1]] - out[leaving[i + 1]];
+      const uint32_t d2 = in[entering[i + 2]] - out[leaving[i + 2]];
+      const uint32_t d3 = in[entering[i + 3]] - out[leaving[i + 3]];
+      const uint32_t sum2 = sum * k2 + (d0 * k + d1);
+      test(i, sum);
+      test(i + 1, sum * k + d0);
+      test(i + 2, sum2);
+      test(i + 3, sum2 * k + d2);
+      sum = sum2 * k2 + (d2 * k + d3);
+    }
+    for (; i < count; ++i) {
+      test(i, sum);
+      if (i < rolled) sum = rolling.roll(sum, leaving[i], entering[i]);
+    }
+    for (size_t p = 0; p < passed; ++p) {
+      const auto weak = static_cast<uint32_t>(passedOffsets[p]);
+      if (!index_.mayContain(weak)) continue;
+      const size_t found = at + (passedOffsets[p] >> 32);
+      const int64_t entry = findWindow(found, weak);
+      if (entry >= 0) return copyTo(found, static_cast<uint32_t>(entry), 1, blockBytes_);
+    }
+    at += count;
+    chunk = std::min(2 * chunk, kMaxScanChunk);
+  }
+  position_ = at;
+  return {};
+}
+
+// The target's last bytes may be the short last block of a basis file.
+Status Matcher::matchShortEnd() {
+  for (const uint32_t entry : index_.shortEntries()) {
+    const size_t length = signature_.blockLength(signature_.blocks[entry]);
+    if (length > end_ - literalStart_) continue;
+    if (strongOf(buffer_.get() + end_ - length, length) != signature_.strong[entry]) continue;
+    return copyTo(end_ - length, entry, 1, length);
+  }
+  return {};
+}
+
+void Matcher::compact() {
+  const size_t left = end_ - position_;
+  std::memmove(buffer_.get(), buffer_.get() + position_, left);
+  bufferOffset_ += position_;
+  position_ = 0;
+  literalStart_ = 0;
+  end_ = left;
+}
+
+Status Matcher::process(bool isEnd) {
+  bool zeroRunKnown = false;
+  for (;;) {
+    if (pendingZeros_ > 0) {
+      DH_TRY(const Step step, endZeroRun(isEnd));
+      if (step == Step::kNeedsMore) break;
+      continue;
+    }
+    bool afterCopy = false;
+    if (nextEntry_ >= 0) {
+      DH_TRY(const Step step, continueCopy(isEnd));
+      if (step == Step::kNeedsMore) break;
+      afterCopy = true;
+    }
+    if (!zeroRunKnown || position_ > zeroStart_) {
+      findZeroRun();
+      zeroRunKnown = true;
+    }
+    if (position_ == zeroStart_ && zeroStart_ < zeroEnd_) {
+      DH_CHECK(flushLiteral(position_));
+      pendingZeros_ = zeroEnd_ - zeroStart_;
+      position_ = zeroEnd_;
+      literalStart_ = zeroEnd_;
+      continue;
+    }
+    if (index_.isEmpty()) {
+      if (position_ == end_) break;
+      // Zeros at the end may yet become a run.
+      size_t stop = zeroStart_;
+      if (stop == end_ && !isEnd) {
+        const size_t most = std::min(minZeroRun_, end_ - position_);
+        while (end_ - stop < most && buffer_[stop - 1] == 0) --stop;
+        if (stop == position_) break;
+      }
+      position_ = stop;
+      if (stop < zeroStart_) break;
+      continue;
+    }
+    const size_t windowEnd = end_ - position_ >= blockBytes_ ? end_ - blockBytes_ + 1 : position_;
+    const size_t scanEnd = std::min(zeroStart_, windowEnd);
+    if (position_ < scanEnd) {
+      DH_CHECK(scan(scanEnd, afterCopy));
+      continue;
+    }
+    // No whole window left. Where nothing but zeros will come, the rest before them is literal.
+    if (zeroStart_ < zeroEnd_ && (isEnd || zerosFollow_)) {
+      position_ = zeroStart_;
+      continue;
+    }
+    break;
+  }
+  if (isEnd) {
+    if (pendingZeros_ == 0) DH_CHECK(matchShortEnd());
+    position_ = end_;
+  }
+  DH_CHECK(flushLiteral(position_));
+  compact();
+  return {};
+}
+
+Status matchFile(const File& file, Matcher& matcher, ContentHasher& hasher,
+                 const std::function<bool(uint64_t)>& onProgress) {
+  DH_TRY(const uint64_t fileBytes, file.size());
+  if (fileBytes > kMaxFileBytes) return Error{Code::kLimit, "file larger than 64 TiB"};
+  uint64_t offset = 0;
+  while (offset < fileBytes) {
+    DH_TRY(const Extent extent, file.nextExtent(offset, fileBytes));
+    if (extent.isHole) {
+      hasher.updateZeros(extent.length);
+      DH_CHECK(matcher.feedZeros(extent.length));
+      offset = extent.end();
+    }
+    while (!extent.isHole && offset < extent.end()) {
+      const std::span<uint8_t> room = matcher.room();
+      const size_t wanted = std::min<uint64_t>({room.size(), extent.end() - offset, uint64_t{kReadAtOnceBytes}});
+      DH_TRY(const size_t got, file.readAt(offset, room.first(wanted)));
+      if (got < wanted) return Error{Code::kChanged, "file became shorter while it was read"};
+      hasher.update(room.first(got));
+      DH_CHECK(matcher.advance(got));
+      offset += got;
+      if (onProgress && !onProgress(offset)) return Error{Code::kCancelled, "match a file"};
+    }
+    if (onProgress && !onProgress(offset)) return Error{Code::kCancelled, "match a file"};
+  }
+  return {};
+}
+
+}  // namespace deltahop

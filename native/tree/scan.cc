@@ -1,0 +1,224 @@
+#include "tree/scan.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <unordered_map>
+
+#include "hash/content_digest.h"
+
+namespace deltahop {
+namespace {
+
+struct InodeKey {
+  dev_t device;
+  ino_t inode;
+  bool operator==(const InodeKey&) const = default;
+};
+
+struct InodeHash {
+  size_t operator()(const InodeKey& key) const {
+    return std::hash<uint64_t>()(static_cast<uint64_t>(key.inode) * 0x9E3779B97F4A7C15ull ^ key.device);
+  }
+};
+
+class Scanner {
+ public:
+  Scanner(const ScanOptions& options, Notes& notes, const CancelCheck& cancelled)
+      : options_(options), notes_(notes), cancelled_(cancelled) {}
+
+  Result<ScanResult> scan(const Directory& root) {
+    std::vector<Level> levels;
+    if (options_.onlyEntry.has_value()) {
+      struct stat status{};
+      status.st_mode = S_IFDIR;
+      DH_TRY(const uint32_t index, add(kNoEntry, 0, {}, status, {}, 0));
+      DH_TRY(Directory top, root.openBeneath({}));
+      levels.push_back(Level{std::move(top), index, {*options_.onlyEntry}, 0});
+    } else {
+      DH_TRY(const struct stat status, root.ownStatus());
+      DH_TRY(const XattrList xattrs, readOwnXattrs(root, options_.excludeXattrs));
+      DH_TRY(const uint32_t index, add(kNoEntry, 0, {}, status, xattrs, 0));
+      DH_TRY(Directory top, root.openBeneath({}));
+      DH_CHECK(enter(levels, std::move(top), index));
+    }
+    while (!levels.empty()) {
+      if (levels.back().next == levels.back().names.size()) {
+        levels.pop_back();
+        continue;
+      }
+      if (cancelled_ && cancelled_()) return Error{Code::kCancelled, "scan", 0};
+      DH_CHECK(visit(levels));
+    }
+    return std::move(result_);
+  }
+
+ private:
+  struct Level {
+    Directory directory;
+    uint32_t index = 0;
+    std::vector<std::string> names;
+    size_t next = 0;
+  };
+
+  Status enter(std::vector<Level>& levels, Directory directory, uint32_t index) {
+    auto names = directory.names();
+    if (!names.ok()) {
+      if (levels.empty()) return names.error();
+      missed(index, names.error());
+      return {};
+    }
+    if (levels.size() >= kMaxTreeDepth) return Error{Code::kLimit, "depth of a tree", 0};
+    levels.push_back(Level{std::move(directory), index, std::move(names).value(), 0});
+    return {};
+  }
+
+  Status visit(std::vector<Level>& levels) {
+    Level& level = levels.back();
+    const std::string name = std::move(level.names[level.next++]);
+    if (levels.size() == 1 && name == kPartialDirectory) return {};
+    const auto where = [&] {
+      const std::string parent = result_.tree.path(level.index);
+      return parent.empty() ? name : parent + "/" + name;
+    };
+    auto status = level.directory.status(name);
+    if (!status.ok()) {
+      if (status.error().code == Code::kNotFound) return {};  // deleted since it was listed
+      missed(where(), status.error());
+      return {};
+    }
+    const struct stat& found = status.value();
+    if (S_ISSOCK(found.st_mode)) {
+      notes_.add(where() + ": socket left out");
+      return {};
+    }
+    std::string target;
+    if (S_ISLNK(found.st_mode)) {
+      auto link = level.directory.readLink(name);
+      if (!link.ok()) {
+        if (link.error().code != Code::kNotFound) missed(where(), link.error());
+        return {};
+      }
+      target = std::move(link).value();
+    }
+    auto xattrs = readXattrs(level.directory, name, options_.excludeXattrs);
+    if (!xattrs.ok()) {
+      if (xattrs.error().code != Code::kNotFound) missed(where(), xattrs.error());
+      return {};
+    }
+    uint64_t value = 0;
+    if (S_ISREG(found.st_mode)) value = static_cast<uint64_t>(found.st_size);
+    if (S_ISCHR(found.st_mode) || S_ISBLK(found.st_mode)) value = found.st_rdev;
+    if (S_ISLNK(found.st_mode)) {
+      DH_TRY(value, result_.tree.addTarget(std::move(target)));
+    }
+    const auto depth = static_cast<uint16_t>(levels.size());
+    DH_TRY(const uint32_t index, add(level.index, depth, name, found, xattrs.value(), value));
+    if (!S_ISDIR(found.st_mode)) return {};
+    auto directory = level.directory.openBeneath(name);
+    if (!directory.ok()) {
+      // Gone or replaced by now: the entry stays, empty, and the next look at it will tell.
+      missed(index, directory.error());
+      return {};
+    }
+    return enter(levels, std::move(directory).value(), index);
+  }
+
+  Result<uint32_t> add(uint32_t parent, uint16_t depth, std::string_view name, const struct stat& status,
+                       const XattrList& xattrs, uint64_t value) {
+    Tree& tree = result_.tree;
+    DH_TRY(const uint32_t list, tree.internXattrs(xattrs));
+    Entry entry;
+    entry.mtimeSeconds = status.st_mtim.tv_sec;
+    entry.mtimeNanoseconds = static_cast<uint32_t>(status.st_mtim.tv_nsec);
+    entry.value = value;
+    entry.parent = parent;
+    entry.depth = depth;
+    DH_TRY(entry.attributes, tree.internAttributes(Attributes{status.st_mode, status.st_uid, status.st_gid, list}));
+    const bool linked = !S_ISDIR(status.st_mode) && status.st_nlink > 1;
+    if (linked) {
+      const auto [at, added] = leaders_.try_emplace(InodeKey{status.st_dev, status.st_ino}, tree.size());
+      // A link whose inode was changed between the two looks at it stays a link; what it says is the leader's.
+      if (!added && (tree.mode(at->second) & S_IFMT) == (status.st_mode & S_IFMT)) {
+        const Entry& leader = tree.entry(at->second);
+        entry.leader = at->second;
+        entry.attributes = leader.attributes;
+        entry.mtimeSeconds = leader.mtimeSeconds;
+        entry.mtimeNanoseconds = leader.mtimeNanoseconds;
+        entry.value = leader.value;
+      }
+    }
+    return tree.append(name, entry);
+  }
+
+  void missed(uint32_t index, const Error& error) { missed(result_.tree.path(index), error); }
+
+  void missed(const std::string& path, const Error& error) {
+    result_.complete = false;
+    notes_.add(path + ": not read (" + error.context + ")");
+  }
+
+  const ScanOptions& options_;
+  Notes& notes_;
+  const CancelCheck& cancelled_;
+  ScanResult result_;
+  std::unordered_map<InodeKey, uint32_t, InodeHash> leaders_;
+};
+
+}  // namespace
+
+Result<ScanResult> scanTree(const Directory& root, const ScanOptions& options, Notes& notes,
+                            const CancelCheck& cancelled) {
+  return Scanner(options, notes, cancelled).scan(root);
+}
+
+Result<const Directory*> ParentCache::parentOf(uint32_t index) {
+  const uint32_t parent = tree_.entry(index).parent;
+  if (parent == kNoEntry) return Error{Code::kInvalidArgument, "the root has no parent in its tree", 0};
+  if (parent != last_) {
+    last_ = kNoEntry;
+    DH_TRY(directory_, root_.openBeneath(tree_.path(parent)));
+    last_ = parent;
+  }
+  return &directory_;
+}
+
+Status addContentDigests(const Directory& root, Tree& tree, const ContentDigestOptions& options,
+                         const CancelCheck& cancelled) {
+  ParentCache parents(root, tree);
+  uint64_t settled = 0;
+  for (uint32_t index = 1; index < tree.size(); ++index) {
+    if (!tree.isRegular(index) || tree.isFollower(index)) continue;
+    const auto digestOne = [&]() -> Result<Digest> {
+      DH_TRY(const Directory* parent, parents.parentOf(index));
+      DH_TRY(const File file, parent->openRegular(std::string(tree.name(index))));
+      DH_TRY(const struct stat before, file.stat());
+      DH_TRY(const Digest digest, contentDigest(file, [&](uint64_t done) {
+               if (options.onBytes) options.onBytes(settled + done);
+               return !(cancelled && cancelled());
+             }));
+      DH_TRY(const struct stat after, file.stat());
+      const Entry& entry = tree.entry(index);
+      if (static_cast<uint64_t>(before.st_size) != entry.value || before.st_mtim.tv_sec != entry.mtimeSeconds ||
+          before.st_mtim.tv_nsec != entry.mtimeNanoseconds || after.st_size != before.st_size ||
+          after.st_mtim.tv_sec != before.st_mtim.tv_sec || after.st_mtim.tv_nsec != before.st_mtim.tv_nsec) {
+        return Error{Code::kChanged, tree.path(index) + " changed while it was read", 0};
+      }
+      return digest;
+    };
+    auto digest = digestOne();
+    if (digest.ok()) {
+      tree.setDigest(index, digest.value());
+    } else if (digest.error().code == Code::kCancelled || options.strict ||
+               (digest.error().code != Code::kNotFound && digest.error().code != Code::kChanged &&
+                digest.error().sysErrno != EACCES)) {
+      Error error = std::move(digest).error();
+      if (error.code != Code::kCancelled) error.context = tree.path(index) + ": " + error.context;
+      return error;
+    }
+    settled += tree.fileBytes(index);
+    if (options.onBytes) options.onBytes(settled);
+  }
+  return {};
+}
+
+}  // namespace deltahop
