@@ -1,0 +1,131 @@
+/** What an engine does, and how each of its operations is called. */
+import type { Duplex, Readable, Writable } from 'node:stream';
+
+/** What a long operation says while it runs, about ten times a second at the most. */
+export interface Progress {
+  /** Bytes of the target file or tree settled so far, by whichever step. */
+  doneBytes: number;
+  /** 0 while not known. */
+  totalBytes: number;
+  doneFiles: number;
+  totalFiles: number;
+}
+
+/** What every operation accepts. */
+export interface OperationOptions {
+  /** Ends the operation with DELTAHOP_E_CANCELLED; what arrived so far is kept for the next try. */
+  signal?: AbortSignal;
+  onProgress?: (progress: Progress) => void;
+}
+
+/** Figures of one operation by name, in bytes, counts or milliseconds as the name says (native/FORMATS.md lists them). */
+export type Statistics = Readonly<Record<string, number>>;
+
+/** How an operation ended well. */
+export interface OperationReport {
+  statistics: Statistics;
+  /** Things left out on purpose, e.g. a socket in a tree; bounded in number. */
+  notes: readonly string[];
+  /** Of a receive with `itemize`: a line for each change, as native/tree/itemize.h says. */
+  items?: string;
+}
+
+/** Which part of the directory at a path an operation is about; the directory itself when both are absent. */
+export interface TreePart {
+  /**
+   * A directory below, as a path of plain names: no component may be `.`, `..` or a symlink, nor lead outside in any other
+   * way. The receiver makes what is missing of it.
+   */
+  beneath?: string;
+  /**
+   * One entry of that directory, which is not a directory itself. It may have another name at each side; what is beside it
+   * is neither read nor changed.
+   */
+  entryName?: string;
+}
+
+/**
+ * What is at a path: `nowhere` (not even the directory that would hold it), `nothing`, a `directory`, or something `other`,
+ * a file or a symlink.
+ */
+export type Found = 'nowhere' | 'nothing' | 'directory' | 'other';
+
+/** A file's path, or a stream of its bytes. */
+export type Source = string | Readable;
+/** A file's path (written privately, verified, then renamed into place), or a stream that takes the bytes. */
+export type Sink = string | Writable;
+
+/** Options of {@link Engine.signature}. */
+export interface SignatureOptions extends OperationOptions {
+  /** Block length in bytes, a power of two from 512 to 1 MiB; chosen by the basis' size when absent. */
+  blockBytes?: number;
+}
+
+/** Options of {@link Engine.delta}. */
+export interface DeltaOptions extends OperationOptions {
+  /** zstd level of the literals, 1 to 19; 3 when absent. */
+  zstdLevel?: number;
+}
+
+/** Options of {@link Engine.send}. */
+export interface SendOptions extends OperationOptions, TreePart {
+  /** Send only what an overlay upper directory over this tree must hold to look like `tree` (with whiteouts). */
+  againstPath?: string;
+  /** Extended attributes left out, by full name, e.g. `trusted.overlay.origin`. */
+  excludeXattrs?: readonly string[];
+  /** Put every file's content digest into the manifest, so that no file counts as unchanged by its times alone. */
+  verify?: boolean;
+  /**
+   * The tree is alive: a file that changes while it is read is sent as read and noted, instead of DELTAHOP_E_CHANGED; one
+   * that vanishes or may not be read is left out and noted.
+   */
+  allowChanging?: boolean;
+  zstdLevel?: number;
+}
+
+/** Options of {@link Engine.receive}. */
+export interface ReceiveOptions extends OperationOptions, TreePart {
+  /** Everything is on stable storage before the sender hears that it is done. */
+  durable?: boolean;
+  /**
+   * What the sender lacks goes (the default). If false it stays, and a directory that is not empty is not replaced by
+   * something else.
+   */
+  deleteOthers?: boolean;
+  /** Nothing is written, made or deleted, nor any content sent. */
+  dryRun?: boolean;
+  /** List the changes in the report's `items`. */
+  itemize?: boolean;
+}
+
+/** A tree's digest and size. */
+export interface TreeDigest {
+  /** `blake3:<64 hex digits>` over content and metadata (native/FORMATS.md, section 1). */
+  digest: string;
+  files: number;
+  bytes: number;
+}
+
+/** One implementation of the engine. */
+export interface Engine {
+  /** `native` or `portable`. */
+  readonly name: string;
+  /** Writes the signature of `basis`, to be given to {@link Engine.delta} by whoever holds the target. */
+  signature(basis: Source, output: Sink, options?: SignatureOptions): Promise<OperationReport>;
+  /** Writes instructions that make `target` from the basis whose signature is given. */
+  delta(signature: Source, target: Source, output: Sink, options?: DeltaOptions): Promise<OperationReport>;
+  /** Makes the target from its basis (a file, read at any offset) and a delta; a path is only replaced once verified. */
+  patch(basis: string, delta: Source, output: Sink, options?: OperationOptions): Promise<OperationReport>;
+  /** Sends the tree at a directory to a {@link Engine.receive} at the other end of the stream. The stream stays open. */
+  send(treePath: string, stream: Duplex, options?: SendOptions): Promise<OperationReport>;
+  /** Makes the tree at a directory equal to the sender's. The stream stays open. */
+  receive(treePath: string, stream: Duplex, options?: ReceiveOptions): Promise<OperationReport>;
+  treeDigest(treePath: string, options?: OperationOptions & { excludeXattrs?: readonly string[] }): Promise<TreeDigest>;
+  /**
+   * What is at a path of plain names (see {@link TreePart.beneath}) below a directory.
+   * @throws DeltahopError DELTAHOP_E_NOT_FOUND without that directory, DELTAHOP_E_UNSAFE_PATH, DELTAHOP_E_IO.
+   */
+  lookUp(rootPath: string, beneath: string): Found;
+  /** BLAKE3-256 of bytes in memory, as `blake3:<64 hex digits>`. */
+  digest(bytes: Uint8Array): string;
+}
