@@ -1,0 +1,104 @@
+/** A small file that is either its old self or its new self, whatever happens while it is written. */
+import { randomUUID } from 'node:crypto';
+import { open, readdir, readFile, rename, rm } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import type { z } from 'zod';
+import { DeltahopError, type ErrorCode } from '../errors.js';
+
+/** Replaces the file at `path` with `value` as JSON; on stable storage, its name too, once resolved. */
+export async function writeJsonDurably(path: string, value: unknown): Promise<void> {
+  const temporary = `${path}.${randomUUID()}.tmp`;
+  try {
+    const file = await open(temporary, 'wx', 0o600);
+    try {
+      await file.writeFile(`${JSON.stringify(value, null, 2)}\n`);
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    await rename(temporary, path);
+    await syncDirectory(dirname(path));
+  } catch (error) {
+    await rm(temporary, { force: true });
+    throw fileError(error, `cannot write ${path}`);
+  }
+}
+
+/**
+ * The JSON file at `path`, checked against `schema`; null if there is none.
+ * @throws DeltahopError DELTAHOP_E_CORRUPT if it is not what the schema says.
+ */
+export async function readJson<T>(path: string, schema: z.ZodType<T>): Promise<T | null> {
+  let text: string;
+  try {
+    text = await readFile(path, 'utf8');
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return null;
+    throw fileError(error, `cannot read ${path}`);
+  }
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    throw new DeltahopError('DELTAHOP_E_CORRUPT', `${path} is not JSON`, { cause: error });
+  }
+  const checked = schema.safeParse(value);
+  if (checked.success) return checked.data;
+  const issue = checked.error.issues[0];
+  throw new DeltahopError('DELTAHOP_E_CORRUPT', `${path}: ${issue?.path.join('.')}: ${issue?.message}`, {
+    cause: checked.error,
+  });
+}
+
+/** Puts the names in a directory on stable storage: what was renamed, made or removed in it. */
+export async function syncDirectory(path: string): Promise<void> {
+  const directory = await open(path, 'r');
+  try {
+    await directory.sync();
+  } finally {
+    await directory.close();
+  }
+}
+
+/** Puts all regular files of a tree, and the names of everything in it, on stable storage. */
+export async function syncTree(path: string): Promise<void> {
+  const entries = await readdir(path, { withFileTypes: true });
+  // At once: the file system then needs few commits of its journal for many files.
+  await Promise.all(
+    entries.map(async (entry) => {
+      const inner = join(path, entry.name);
+      if (entry.isDirectory()) return await syncTree(inner);
+      if (!entry.isFile()) return;
+      const file = await open(inner, 'r');
+      try {
+        await file.sync();
+      } finally {
+        await file.close();
+      }
+    }),
+  );
+  await syncDirectory(path);
+}
+
+/** The code of a failed system call (`ENOENT`, ...), or null if `error` is none. */
+export function systemCode(error: unknown): string | null {
+  return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : null;
+}
+
+/** A failed file operation as a DeltahopError; a DeltahopError is passed on as it is. */
+export function fileError(error: unknown, message: string): DeltahopError {
+  if (error instanceof DeltahopError) return error;
+  const code = systemCode(error);
+  const codes: Record<string, ErrorCode> = {
+    ENOENT: 'DELTAHOP_E_NOT_FOUND',
+    ENOSPC: 'DELTAHOP_E_NO_SPACE',
+    EDQUOT: 'DELTAHOP_E_NO_SPACE',
+  };
+  const reason = error instanceof Error ? error.message : String(error);
+  return new DeltahopError((code !== null ? codes[code] : undefined) ?? 'DELTAHOP_E_IO', `${message}: ${reason}`, {
+    cause: error,
+    ...(error instanceof Error && 'errno' in error && typeof error.errno === 'number'
+      ? { sysErrno: Math.abs(error.errno) }
+      : {}),
+  });
+}

@@ -1,0 +1,51 @@
+/** What a layer is: an immutable tree, named by a digest that is the same wherever it is computed. */
+import { z } from 'zod';
+import type { Engine } from '../engine/engine.js';
+
+/** `blake3:<64 hex digits>`. */
+export const digestSchema = z.string().regex(/^blake3:[0-9a-f]{64}$/);
+
+/** A layer's human name: unique on a node, and free to differ between nodes. */
+export const layerNameSchema = z
+  .string()
+  .max(64)
+  .regex(
+    /^[A-Za-z0-9][A-Za-z0-9._+:-]*$/,
+    'a layer name is made of letters, digits and . _ + : - and begins with a letter or a digit',
+  )
+  .refine((name) => !name.startsWith('blake3:'), 'a layer name must not look like a digest');
+
+/** `base`: guest OS and nothing else. `app`: the idle application and its data. */
+export const layerKindSchema = z.enum(['base', 'app']);
+export type LayerKind = z.infer<typeof layerKindSchema>;
+
+/** What the layer's digest covers. */
+export interface LayerIdentity {
+  kind: LayerKind;
+  /** Digest of the layer below, over which this one is an overlay lower directory; null if it stands alone. */
+  parent: string | null;
+  /** Digest of the content (native/FORMATS.md, section 1), whiteouts and all. */
+  tree: string;
+}
+
+/** `layer.json`, beside the layer's `content/`. */
+export const layerSchema = z.strictObject({
+  format: z.literal(1),
+  digest: digestSchema,
+  kind: layerKindSchema,
+  /** How the content is kept; `tree` is an overlayfs lower directory. */
+  form: z.literal('tree'),
+  parent: digestSchema.nullable(),
+  tree: digestSchema,
+  files: z.int().nonnegative(),
+  bytes: z.int().nonnegative(),
+});
+export type Layer = z.infer<typeof layerSchema>;
+
+/**
+ * The digest of a layer: that of the JSON text of {form, format, kind, parent, tree} with its keys in this (alphabetical)
+ * order and no white space, which for these values is what RFC 8785 prescribes.
+ */
+export function layerDigest(engine: Engine, { kind, parent, tree }: LayerIdentity): string {
+  return engine.digest(Buffer.from(JSON.stringify({ form: 'tree', format: 1, kind, parent, tree })));
+}

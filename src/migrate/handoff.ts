@@ -1,0 +1,516 @@
+/**
+ * The source's side of the hand-off: the decision, and what follows from it until nothing is left to do, in the live
+ * migration and after a restart of the agent alike. HANDOFF.md has the protocol and its crash points.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { DeltahopError, type ErrorCode, isDeltahopError } from '../errors.js';
+import type { LayerStore } from '../layers/store.js';
+import type { TransferClient } from '../transfer/transfer-client.js';
+import type { FrozenWorkload, Workload, WorkloadDriver } from '../workload/driver.js';
+import { isSettled, isUndecided, type Journal, type SourceRecord } from './journal.js';
+import type { CommitReply, DestinationControl, PeerControl, Verdict, VerdictReply } from './offer.js';
+import type { Ownership, ServiceRecord } from './ownership.js';
+import type { ByteCounters } from './phases.js';
+import { Retry } from './retry.js';
+
+/** The connection to the other side's control API, with what crossed it. */
+export interface PeerLink extends DestinationControl, PeerControl {
+  readonly counters: ByteCounters;
+  close(): void;
+}
+
+/** What the source's side needs of its node. */
+export interface MigrationContext {
+  nodeName: string;
+  journal: Journal;
+  ownership: Ownership;
+  layers: LayerStore;
+  driver(name: string): WorkloadDriver;
+  workload(record: ServiceRecord): Workload;
+  connectPeer(address: string): PeerLink;
+  /** `HOST:PORT` at which the node at `address` reaches this one. */
+  ownAddress(address: string): Promise<string>;
+  connectTransfers(address: string, ticket: string, signal: AbortSignal): Promise<TransferClient>;
+}
+
+/** First and longest pause between two tries to tell the destination of the commit. */
+const firstRetryMs = 100;
+const longestRetryMs = 5_000;
+
+/** How long the service has to be healthy at the destination before the source's copy is dropped, and the bound on it. */
+const healthyForMs = 500;
+const healthLimitMs = 10_000;
+const healthPauseMs = 100;
+
+/** A restore of the source's own files that is not there by then has failed. */
+const takeBackLimitMs = 60_000;
+
+/**
+ * Answers that the same question will always get. Only one of them, NOT_RUNNING, says that the service will never run
+ * there; after the others nobody but an operator can tell.
+ */
+const finalCodes: readonly ErrorCode[] = [
+  'DELTAHOP_E_NOT_RUNNING',
+  'DELTAHOP_E_NOT_FOUND',
+  'DELTAHOP_E_EPOCH',
+  'DELTAHOP_E_OWNED_ELSEWHERE',
+  'DELTAHOP_E_PROTOCOL',
+  'DELTAHOP_E_UNSUPPORTED',
+  'DELTAHOP_E_INVALID_ARGUMENT',
+  'DELTAHOP_E_INSECURE_REFUSED',
+];
+
+/** How one that is not the live migration hears of what happens. */
+export type OnWarning = (message: string) => void;
+
+/** All migrations from this node whose outcome is not settled. */
+export class Outgoing {
+  readonly #context: MigrationContext;
+  readonly #onWarning: OnWarning;
+  /** Migrations that a job of this agent carries: not recovery's business. */
+  readonly #live = new Map<string, { detach: AbortController; left: Promise<void>; leave: () => void }>();
+  /** Committed in the journal, but not yet known to be so at the barrier and dead here: nobody may be told. */
+  readonly #unfenced = new Set<string>();
+  readonly #retries = new Map<string, Retry>();
+  readonly #closing = new AbortController();
+
+  /** @param onWarning Told of what happens in no live migration. */
+  constructor(context: MigrationContext, onWarning: OnWarning) {
+    this.#context = context;
+    this.#onWarning = onWarning;
+  }
+
+  /**
+   * Opens the record of a migration that begins.
+   * @throws DeltahopError DELTAHOP_E_BUSY if an earlier one of the service is not settled.
+   */
+  async begin(migration: string, record: ServiceRecord, peer: string): Promise<void> {
+    const open = this.#context.journal.unsettled(record.name).find(isUndecided);
+    if (open !== undefined) {
+      throw new DeltahopError(
+        'DELTAHOP_E_BUSY',
+        `the hand-off of ${record.name} to ${open.peer} is not settled; \`deltahop recover\` tries to`,
+      );
+    }
+    let leave: () => void = () => {};
+    const left = new Promise<void>((resolve) => {
+      leave = resolve;
+    });
+    this.#live.set(migration, { detach: new AbortController(), left, leave });
+    await this.#context.journal.write({
+      format: 1,
+      side: 'source',
+      migration,
+      service: record.name,
+      epoch: record.epoch,
+      peer,
+      state: 'rounds',
+      startedAtMs: Date.now(),
+      changedAtMs: Date.now(),
+      acknowledged: false,
+      takenBack: false,
+      untoldEpoch: null,
+    });
+  }
+
+  /** The next thing to happen is the freeze. */
+  async markFrozen(migration: string): Promise<void> {
+    await this.#change(migration, { state: 'frozen' });
+  }
+
+  /** Nothing comes of a migration that is not decided, or whose barrier has decided so. */
+  async markAborted(migration: string): Promise<void> {
+    const record = this.#context.journal.source(migration);
+    if (record === null || isSettled(record)) return;
+    if (record.state === 'committed' && !this.#unfenced.has(migration)) {
+      throw new DeltahopError('DELTAHOP_E_INTERNAL', `migration ${migration} is decided and can not be aborted`);
+    }
+    await this.#change(migration, { state: 'aborted' });
+    this.#unfenced.delete(migration);
+  }
+
+  /** A live migration is over; what it could not settle is tried again from now on, without it. */
+  leave(migration: string): void {
+    this.#live.get(migration)?.leave();
+    this.#live.delete(migration);
+    this.#pursue(migration);
+  }
+
+  /**
+   * Decides: the commit is journaled first, so that a full disk is found out while the service can still resume; then
+   * the barrier's verdict, which its own patience may have given already, confirms or voids it. Until it has, a
+   * destination that asks is told `undecided`.
+   * @throws DeltahopError DELTAHOP_E_CHECKPOINT if the service runs on here.
+   */
+  async decide(migration: string, frozen: FrozenWorkload): Promise<void> {
+    this.#unfenced.add(migration);
+    await this.#change(migration, { state: 'committed' });
+    try {
+      await frozen.commit();
+    } catch (error) {
+      const { driver, workload } = await this.#parts(migration);
+      if ((await driver.decideFreeze(workload, 'abort')) === 'commit') {
+        // Nothing may be told before nothing of it lives here.
+        await this.#fence(migration);
+        return;
+      }
+      await this.markAborted(migration);
+      throw error;
+    }
+    this.#unfenced.delete(migration);
+  }
+
+  /** Whether a migration is past the point of no return. */
+  isDecided(migration: string): boolean {
+    const record = this.#context.journal.source(migration);
+    return record !== null && ['committed', 'healthy'].includes(record.state);
+  }
+
+  /** What a destination that asks is told. */
+  verdict(migration: string): VerdictReply {
+    return { verdict: this.#verdict(migration), nodeName: this.#context.nodeName };
+  }
+
+  /**
+   * After the decision: has the destination run the service.
+   * @param signal Ends the telling, not the hand-off: the agent goes on with it by itself.
+   * @throws DeltahopError DELTAHOP_E_LINK if it was ended so.
+   * @throws DeltahopError DELTAHOP_E_NOT_RUNNING if it never will; the service was taken back then.
+   * @throws DeltahopError another code of a final answer: an operator has to look.
+   */
+  async complete(
+    migration: string,
+    destination: DestinationControl,
+    onWarning: OnWarning,
+    signal: AbortSignal,
+  ): Promise<CommitReply> {
+    const detached = this.#live.get(migration)?.detach.signal ?? signal;
+    const ends = AbortSignal.any([this.#closing.signal, signal, detached]);
+    try {
+      // The journal holds the decision; the record of ownership follows from it and nobody has to wait for it.
+      const [told] = await Promise.all([
+        tellCommit(destination, migration, this.#record(migration).peer, onWarning, ends),
+        this.#depart(migration),
+      ]);
+      await this.#change(migration, { acknowledged: true });
+      return told;
+    } catch (error) {
+      if (isDeltahopError(error, 'DELTAHOP_E_NOT_RUNNING')) await this.takeBack(migration);
+      throw error;
+    }
+  }
+
+  /**
+   * Looks whether the service stays alive at the destination, then drops what is left of it here.
+   * @returns null, or why it does not seem healthy; its files are kept then.
+   */
+  async verify(migration: string, destination: DestinationControl): Promise<string | null> {
+    const startedAt = performance.now();
+    let healthySince: number | null = null;
+    let detail = 'no answer';
+    while (performance.now() - startedAt < healthLimitMs && !this.#closing.signal.aborted) {
+      try {
+        const health = await destination.health(migration);
+        detail = health.detail;
+        healthySince = health.healthy ? (healthySince ?? performance.now()) : null;
+      } catch (error) {
+        detail = error instanceof Error ? error.message : String(error);
+        healthySince = null;
+      }
+      if (healthySince !== null && performance.now() - healthySince >= healthyForMs) {
+        const { driver, workload } = await this.#parts(migration);
+        // What stays is no service any more but the basis that makes its return cheap.
+        await driver.stop(workload);
+        await this.#change(migration, { state: 'healthy' });
+        return null;
+      }
+      await sleep(healthPauseMs);
+    }
+    return detail;
+  }
+
+  /**
+   * The destination will never run what was given up here: the files are still complete, so it goes on here, as a new
+   * owner. Does again what a crash has interrupted.
+   */
+  async takeBack(migration: string): Promise<void> {
+    const { service, epoch } = await this.#change(migration, { takenBack: true });
+    const { driver, workload, owner } = await this.#parts(migration);
+    const next = epoch + 2;
+    if (owner.ownership !== 'owned' || owner.epoch < next) {
+      await this.#context.ownership.compareAndSet(service, owner.epoch, {
+        ...owner,
+        epoch: Math.max(next, owner.epoch + 1),
+        ownership: 'owned',
+        movedTo: null,
+      });
+    }
+    const { released } = await driver.recover(workload);
+    if (!released && (await driver.inspect(workload)).state === 'stopped') {
+      const prepared = await driver.prepare(workload, AbortSignal.timeout(takeBackLimitMs));
+      await prepared.commit();
+    }
+    await this.#change(migration, { state: 'aborted' });
+  }
+
+  /**
+   * At the agent's start, before any peer can ask: brings journal, barriers and ownership of this node to agreement.
+   * @returns Services that were in a hand-off and are in order now, or are waited for.
+   */
+  async recoverHere(): Promise<void> {
+    for (const record of this.#context.journal.list()) {
+      if (record.side !== 'source' || isSettled(record)) continue;
+      const { migration, service } = record;
+      try {
+        await this.#recoverOne(record);
+      } catch (error) {
+        this.#onWarning(`the hand-off of ${service} (${migration}) could not be put in order: ${messageOf(error)}`);
+      }
+    }
+  }
+
+  /** From now on, tells destinations what they have not heard. */
+  pursueAll(): void {
+    for (const record of this.#context.journal.list()) if (record.side === 'source') this.#pursue(record.migration);
+  }
+
+  /** Tries at once what is waited for, and waits for that try. */
+  async recoverNow(): Promise<void> {
+    this.pursueAll();
+    await Promise.all([...this.#retries.values()].map((retry) => retry.now()));
+  }
+
+  /** Whether a job of this agent carries the migration and may still cancel it. */
+  isLive(migration: string): boolean {
+    return this.#live.has(migration) && !this.isDecided(migration);
+  }
+
+  /** Has the job of a decided migration leave it to the agent; fulfilled when it has. */
+  async detach(migration: string): Promise<void> {
+    const live = this.#live.get(migration);
+    live?.detach.abort();
+    await live?.left;
+  }
+
+  /**
+   * The operator says that the destination is gone for good (`source`), or that it has the service (`destination`).
+   * @returns The record afterwards.
+   */
+  async resolve(migration: string, keep: 'source' | 'destination'): Promise<SourceRecord> {
+    await this.#retries.get(migration)?.stop();
+    this.#retries.delete(migration);
+    const record = this.#record(migration);
+    const { driver, workload, owner } = await this.#parts(migration);
+    if (keep === 'source') {
+      if (record.state === 'committed') {
+        await this.#change(migration, { untoldEpoch: record.epoch + 2 });
+        await this.takeBack(migration);
+      } else {
+        await this.#recoverOne(record);
+      }
+    } else {
+      await this.#change(migration, { state: 'committed' });
+      await driver.decideFreeze(workload, 'commit');
+      await driver.recover(workload);
+      await driver.stop(workload);
+      if (owner.ownership === 'owned') {
+        await this.#context.ownership.compareAndSet(owner.name, owner.epoch, departed(owner, record));
+      }
+      await this.#change(migration, { state: 'healthy', acknowledged: true });
+    }
+    this.#pursue(migration);
+    return this.#record(migration);
+  }
+
+  /** An operator chose the destination, which owns the service at this epoch: what is here must not run. */
+  async cede(record: SourceRecord, epoch: number): Promise<void> {
+    await this.#retries.get(record.migration)?.stop();
+    this.#retries.delete(record.migration);
+    const { driver, workload, owner } = await this.#parts(record.migration);
+    if (owner.epoch > epoch || (owner.epoch === epoch && owner.ownership === 'owned')) {
+      throw new DeltahopError('DELTAHOP_E_EPOCH', `${owner.name} is at owner ${owner.epoch} here, ${epoch} is older`);
+    }
+    await this.#context.ownership.compareAndSet(owner.name, owner.epoch, { ...departed(owner, record), epoch });
+    if (!isSettled(record)) await this.#change(record.migration, { state: 'committed' });
+    await driver.decideFreeze(workload, 'commit');
+    await driver.recover(workload);
+    await driver.stop(workload);
+    await this.#change(record.migration, { state: 'healthy', acknowledged: true, untoldEpoch: null });
+  }
+
+  /** Stops telling; the journal knows what is left to tell. */
+  async close(): Promise<void> {
+    this.#closing.abort();
+    await Promise.all([...this.#retries.values()].map((retry) => retry.stop()));
+  }
+
+  #verdict(migration: string): Verdict {
+    const record = this.#context.journal.source(migration);
+    // Presumed abort: what was never begun here, or is forgotten because it was settled long ago, was not decided.
+    if (record === null || record.state === 'aborted' || record.takenBack) return 'abort';
+    if (record.state === 'rounds' || record.state === 'frozen') return 'undecided';
+    return this.#unfenced.has(migration) ? 'undecided' : 'commit';
+  }
+
+  async #recoverOne(record: SourceRecord): Promise<void> {
+    const { migration, service } = record;
+    const { driver, workload } = await this.#parts(migration);
+    if (record.state === 'rounds' || record.state === 'frozen') {
+      // A commit is journaled before it becomes the barrier's verdict, so there is none.
+      await driver.decideFreeze(workload, 'abort');
+      await driver.recover(workload);
+      await this.#change(migration, { state: 'aborted' });
+      this.#tellAbort(migration);
+      const { state } = await driver.inspect(workload);
+      if (state !== 'running') this.#onWarning(`${service} is ${state} after its migration was interrupted; start it`);
+    } else if (record.state === 'committed' && !record.takenBack && !record.acknowledged) {
+      this.#unfenced.add(migration);
+      if ((await driver.decideFreeze(workload, 'commit')) === 'abort') {
+        await driver.recover(workload);
+        await this.markAborted(migration);
+      } else {
+        await this.#fence(migration);
+        await this.#depart(migration);
+      }
+    }
+  }
+
+  /** Makes sure that nothing of a service that was given up lives here. */
+  async #fence(migration: string): Promise<void> {
+    const { driver, workload } = await this.#parts(migration);
+    await driver.recover(workload);
+    const { state } = await driver.inspect(workload);
+    if (state !== 'stopped') {
+      throw new DeltahopError('DELTAHOP_E_WORKLOAD', `${workload.name} was given up here and is still ${state}`);
+    }
+    this.#unfenced.delete(migration);
+  }
+
+  async #depart(migration: string): Promise<void> {
+    const { owner } = await this.#parts(migration);
+    const record = this.#record(migration);
+    if (owner.ownership !== 'owned' || owner.epoch !== record.epoch) return;
+    await this.#context.ownership.compareAndSet(owner.name, owner.epoch, departed(owner, record));
+  }
+
+  /** Goes on by itself with what is left of a migration that no job carries. */
+  #pursue(migration: string): void {
+    const record = this.#context.journal.source(migration);
+    if (record === null || isSettled(record) || this.#live.has(migration) || this.#closing.signal.aborted) return;
+    if (this.#retries.get(migration)?.over === false) return;
+    this.#retries.set(migration, new Retry(() => this.#pursueOnce(migration)));
+  }
+
+  /** @returns whether nothing more can be done without an operator. */
+  async #pursueOnce(migration: string): Promise<boolean> {
+    const record = this.#record(migration);
+    if (isSettled(record)) return true;
+    const peer = this.#context.connectPeer(record.peer);
+    try {
+      if (record.takenBack && record.state === 'committed') {
+        await this.takeBack(migration);
+      } else if (record.state !== 'committed' && record.untoldEpoch === null) {
+        await this.#recoverOne(record);
+      } else if (record.state === 'committed' && !record.acknowledged) {
+        if (this.#unfenced.has(migration)) await this.#recoverOne(record);
+        if (this.#verdict(migration) !== 'commit') return isSettled(this.#record(migration));
+        // Once a try: the pauses are those of the retry.
+        await this.#depart(migration);
+        await peer.commit(migration);
+        await this.#change(migration, { acknowledged: true });
+      }
+      const now = this.#record(migration);
+      if (now.untoldEpoch !== null) {
+        await peer.cede(migration, now.untoldEpoch);
+        await this.#change(migration, { untoldEpoch: null });
+      }
+      if (now.state === 'committed' && now.acknowledged) {
+        const problem = await this.verify(migration, peer);
+        if (problem !== null) this.#onWarning(`${now.service} at ${now.peer}: ${problem}; its files are kept here`);
+        return problem !== null;
+      }
+      return isSettled(this.#record(migration));
+    } catch (error) {
+      if (isDeltahopError(error, 'DELTAHOP_E_NOT_RUNNING') && this.#record(migration).state === 'committed') {
+        await this.takeBack(migration);
+        this.#onWarning(`${record.service} goes on here: ${record.peer} does not run it (${error.message})`);
+        return isSettled(this.#record(migration));
+      }
+      if (!isFinal(error)) return false;
+      this.#onWarning(`the hand-off of ${record.service} to ${record.peer} needs its operator: ${messageOf(error)}`);
+      return true;
+    } finally {
+      peer.close();
+    }
+  }
+
+  /** A courtesy, so that the destination need not find it out by asking: nothing depends on it. */
+  #tellAbort(migration: string): void {
+    const { peer } = this.#record(migration);
+    const tell = async (): Promise<boolean> => {
+      const link = this.#context.connectPeer(peer);
+      try {
+        await link.abort(migration);
+        return true;
+      } catch (error) {
+        return isFinal(error);
+      } finally {
+        link.close();
+      }
+    };
+    this.#retries.set(migration, new Retry(tell));
+  }
+
+  #record(migration: string): SourceRecord {
+    const record = this.#context.journal.source(migration);
+    if (record === null) throw new DeltahopError('DELTAHOP_E_NOT_FOUND', `no migration ${migration} began here`);
+    return record;
+  }
+
+  async #change(migration: string, change: Partial<SourceRecord>): Promise<SourceRecord> {
+    return await this.#context.journal.write({ ...this.#record(migration), ...change });
+  }
+
+  async #parts(migration: string): Promise<{ driver: WorkloadDriver; workload: Workload; owner: ServiceRecord }> {
+    const { service } = this.#record(migration);
+    const owner = await this.#context.ownership.read(service);
+    if (owner === null) throw new DeltahopError('DELTAHOP_E_NOT_FOUND', `there is no service ${service} here`);
+    return { driver: this.#context.driver(owner.driver), workload: this.#context.workload(owner), owner };
+  }
+}
+
+function departed(owner: ServiceRecord, { epoch, peer }: SourceRecord): ServiceRecord {
+  return { ...owner, epoch: Math.max(owner.epoch, epoch + 1), ownership: 'departed', movedTo: peer };
+}
+
+function isFinal(error: unknown): boolean {
+  return finalCodes.some((code) => isDeltahopError(error, code));
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+/** Tells the destination until it has answered: once committed, an unreachable destination is no reason to give up. */
+async function tellCommit(
+  destination: DestinationControl,
+  migration: string,
+  peer: string,
+  onWarning: OnWarning,
+  ends: AbortSignal,
+): Promise<CommitReply> {
+  for (let pauseMs = firstRetryMs; ; pauseMs = Math.min(pauseMs * 2, longestRetryMs)) {
+    try {
+      return await destination.commit(migration);
+    } catch (error) {
+      if (isFinal(error)) throw error;
+      onWarning(`the hand-off is decided, ${peer} has not heard it yet (${messageOf(error)}); asking again`);
+      await sleep(pauseMs, undefined, { signal: ends }).catch(() => {
+        throw new DeltahopError(
+          'DELTAHOP_E_LINK',
+          `${peer} owns the service and has not heard it yet; the agent goes on telling, also after its next start`,
+        );
+      });
+    }
+  }
+}

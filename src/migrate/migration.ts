@@ -1,0 +1,254 @@
+/** One migration, at the source: the phases of the design's flow, from preflight to the drop of the source's copy. */
+import { randomUUID } from 'node:crypto';
+import type { SendOptions } from '../engine/engine.js';
+import { DeltahopError, isDeltahopError } from '../errors.js';
+import type { TransferClient, TransferReport } from '../transfer/transfer-client.js';
+import type { FrozenWorkload, InstanceTrees, Workload, WorkloadDriver } from '../workload/driver.js';
+import type { MigrationContext, Outgoing, PeerLink } from './handoff.js';
+import { instanceSlot, layerSlot, type Offer, type OfferedLayer } from './offer.js';
+import type { ServiceRecord } from './ownership.js';
+import { type ByteCounters, type MigrationEvent, type MigrationSummary, PhaseLog, type PhaseName } from './phases.js';
+import { refuseObstacles } from './preflight.js';
+import { judgeRounds, type RoundFigures } from './rounds.js';
+
+/** How long a broken connection is made anew while the service stands still: better that it runs on here. */
+const frozenRetryMs = 3_000;
+
+/** Moves one service to one node; run once. */
+export class Migration {
+  readonly id = randomUUID();
+  readonly #context: MigrationContext;
+  readonly #service: string;
+  readonly #address: string;
+  readonly #onEvent: (event: MigrationEvent) => void;
+  readonly #outgoing: Outgoing;
+  readonly #destination: PeerLink;
+  readonly #phases: PhaseLog;
+  #transfers: TransferClient | null = null;
+  #destinationName: string;
+  #downtimeMs: number | null = null;
+
+  /** @param address `HOST:PORT` of the destination's agent. */
+  constructor(
+    context: MigrationContext,
+    outgoing: Outgoing,
+    service: string,
+    address: string,
+    onEvent: (event: MigrationEvent) => void,
+  ) {
+    this.#context = context;
+    this.#outgoing = outgoing;
+    this.#service = service;
+    this.#address = address;
+    this.#destinationName = address;
+    this.#onEvent = onEvent;
+    this.#destination = context.connectPeer(address);
+    this.#phases = new PhaseLog(() => this.#counters(), onEvent);
+  }
+
+  /**
+   * Runs the phases. Never rejects: what went wrong is in the summary. A failure before the hand-off's decision leaves
+   * the service running here; `signal` aborts until then. Afterwards it only ends the waiting for a destination that does
+   * not answer: the agent goes on telling it.
+   */
+  async run(signal: AbortSignal): Promise<MigrationSummary> {
+    const startedAt = performance.now();
+    let failure: unknown = null;
+    try {
+      await this.#move(signal);
+    } catch (error) {
+      failure = error;
+    } finally {
+      this.#outgoing.leave(this.id);
+      this.#transfers?.close();
+      this.#destination.close();
+    }
+    return {
+      type: 'summary',
+      service: this.#service,
+      from: this.#context.nodeName,
+      to: this.#destinationName,
+      result: failure === null ? 'moved' : 'failed',
+      totalMs: Math.round(performance.now() - startedAt),
+      downtimeMs: this.#downtimeMs,
+      ...this.#counters(),
+      phases: this.#phases.figures,
+      ...(failure === null ? {} : { error: describe(failure) }),
+    };
+  }
+
+  async #move(signal: AbortSignal): Promise<void> {
+    const { ownership } = this.#context;
+    const record = await ownership.read(this.#service);
+    if (record === null) throw new DeltahopError('DELTAHOP_E_NOT_FOUND', `there is no service ${this.#service} here`);
+    if (record.ownership !== 'owned') {
+      throw new DeltahopError(
+        'DELTAHOP_E_OWNED_ELSEWHERE',
+        `${this.#service} is owned by ${record.movedTo ?? 'another node'}, not by ${this.#context.nodeName}`,
+      );
+    }
+    const driver = this.#context.driver(record.driver);
+    const workload = this.#context.workload(record);
+    // Before anybody else hears of it: a destination that asks about a migration that is not in the journal is told abort.
+    await this.#outgoing.begin(this.id, record, this.#address);
+    let offered = false;
+    try {
+      const missing = await this.#phases.run('preflight', async () => {
+        await refuseObstacles(driver, workload, this.#context.nodeName);
+        const offer = await this.#offer(record);
+        signal.throwIfAborted();
+        offered = true;
+        const reply = await this.#destination.offer(offer);
+        this.#destinationName = reply.destinationName;
+        this.#transfers = await this.#context.connectTransfers(this.#address, reply.ticket, signal);
+        return offer.layers.filter((layer) => reply.missingLayers.includes(layer.digest));
+      });
+      for (const kind of ['base', 'app'] as const) {
+        await this.#phases.run(kind, async () => {
+          for (const layer of missing.filter((candidate) => candidate.kind === kind)) {
+            await this.#sendLayer(kind, layer, signal);
+          }
+        });
+      }
+      await this.#phases.run('rounds', () => this.#rounds(driver, workload, signal));
+      await this.#freezeAndHandOff(driver, workload, signal);
+    } catch (error) {
+      if (this.#outgoing.isDecided(this.id)) throw error;
+      await this.#outgoing.markAborted(this.id);
+      if (offered) await this.#abortDestination();
+      throw error;
+    }
+    const problem = await this.#phases.run('verify', () => this.#outgoing.verify(this.id, this.#destination));
+    if (problem !== null) {
+      this.#onEvent({
+        type: 'warning',
+        message: `${this.#destinationName} owns ${this.#service} but does not show it healthy (${problem}); its files are kept here`,
+      });
+    }
+  }
+
+  async #offer(record: ServiceRecord): Promise<Offer> {
+    const layers: OfferedLayer[] = [];
+    for (const digest of [record.base, record.app]) {
+      const { kind, name, parent, bytes } = await this.#context.layers.get(digest);
+      layers.push({ kind, name, digest, parent, bytes });
+    }
+    const { name, driver, settings, command, epoch } = record;
+    return {
+      migration: this.id,
+      sourceName: this.#context.nodeName,
+      sourceAddress: await this.#context.ownAddress(this.#address),
+      service: { name, driver, settings: { ...settings }, command: [...command], epoch },
+      layers,
+    };
+  }
+
+  async #sendLayer(phase: PhaseName, layer: OfferedLayer, signal: AbortSignal): Promise<void> {
+    const { contentPath } = await this.#context.layers.get(layer.digest);
+    await this.#send(phase, layerSlot(layer.digest), contentPath, { signal });
+    await this.#destination.sealLayer(this.id, layer.digest);
+  }
+
+  async #rounds(driver: WorkloadDriver, workload: Workload, signal: AbortSignal): Promise<void> {
+    const rounds: RoundFigures[] = [];
+    for (;;) {
+      signal.throwIfAborted();
+      const instance = await driver.round(workload, signal);
+      const startedAt = performance.now();
+      const before = this.#counters().bytesSent;
+      await this.#sendInstance('rounds', instance, { signal, allowChanging: true });
+      const figures = { bytesSent: this.#counters().bytesSent - before, sendMs: performance.now() - startedAt };
+      rounds.push(figures);
+      const verdict = judgeRounds(rounds);
+      this.#onEvent({
+        type: 'round',
+        round: rounds.length,
+        bytesSent: figures.bytesSent,
+        ms: Math.round(figures.sendMs),
+        next: verdict.go ? 'round' : verdict.why,
+      });
+      if (!verdict.go) return;
+    }
+  }
+
+  /** Until the decision any failure lets the service run on here; afterwards there is no way back but `complete`'s. */
+  async #freezeAndHandOff(driver: WorkloadDriver, workload: Workload, signal: AbortSignal): Promise<void> {
+    await this.#outgoing.markFrozen(this.id);
+    const frozen = await this.#phases.run('freeze', () => driver.freeze(workload, signal));
+    let decided = false;
+    try {
+      await this.#phases.run('final', () =>
+        this.#sendInstance('final', frozen.instance, { signal, verify: true, retryMs: frozenRetryMs }),
+      );
+      await this.#phases.run('hand-off', async () => {
+        await this.#destination.prepare(this.id);
+        signal.throwIfAborted();
+        await this.#outgoing.decide(this.id, frozen);
+        decided = true;
+        await this.#handOver(frozen, signal);
+      });
+    } catch (error) {
+      if (!decided && !this.#outgoing.isDecided(this.id)) await frozen.abort();
+      throw error;
+    }
+  }
+
+  async #handOver(frozen: FrozenWorkload, signal: AbortSignal): Promise<void> {
+    const onWarning = (message: string): void => this.#onEvent({ type: 'warning', message });
+    const reply = await this.#outgoing.complete(this.id, this.#destination, onWarning, signal);
+    this.#downtimeMs = Math.max(0, Math.round(Date.now() - reply.runningForMs - frozen.frozenAtMs));
+  }
+
+  async #sendInstance(
+    phase: PhaseName,
+    instance: InstanceTrees,
+    options: { signal: AbortSignal; verify?: boolean; allowChanging?: boolean; retryMs?: number },
+  ): Promise<void> {
+    for (const tree of instance.trees) {
+      await this.#send(phase, instanceSlot(tree.name), tree.path, { ...options, excludeXattrs: tree.excludeXattrs });
+    }
+  }
+
+  async #send(
+    phase: PhaseName,
+    slot: string,
+    path: string,
+    options: SendOptions & { signal: AbortSignal; retryMs?: number },
+  ): Promise<TransferReport> {
+    if (this.#transfers === null) throw new DeltahopError('DELTAHOP_E_PROTOCOL', 'no connection for transfers');
+    return await this.#transfers.send(slot, path, {
+      ...options,
+      onProgress: ({ doneBytes, totalBytes }) =>
+        this.#onEvent({ type: 'progress', phase, what: slot, doneBytes, totalBytes }),
+    });
+  }
+
+  async #abortDestination(): Promise<void> {
+    try {
+      await this.#destination.abort(this.id);
+    } catch (error) {
+      this.#onEvent({
+        type: 'warning',
+        message: `${this.#destinationName} could not be told that the migration ended (${describe(error).message}); it clears up when the next one begins`,
+      });
+    }
+  }
+
+  #counters(): ByteCounters {
+    const control = this.#destination.counters;
+    return {
+      bytesSent: control.bytesSent + (this.#transfers?.counters.bytesSent ?? 0),
+      bytesReceived: control.bytesReceived + (this.#transfers?.counters.bytesReceived ?? 0),
+    };
+  }
+}
+
+function describe(error: unknown): { code: string; message: string; remedy: string } {
+  if (isDeltahopError(error)) return { code: error.code, message: error.message, remedy: error.remedy };
+  if (error instanceof Error && error.name === 'AbortError') {
+    const cancelled = new DeltahopError('DELTAHOP_E_CANCELLED', 'cancelled; the service runs on here');
+    return { code: cancelled.code, message: cancelled.message, remedy: cancelled.remedy };
+  }
+  const message = error instanceof Error ? error.message : String(error);
+  return { code: 'DELTAHOP_E_IO', message, remedy: new DeltahopError('DELTAHOP_E_IO', message).remedy };
+}

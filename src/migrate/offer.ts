@@ -1,0 +1,102 @@
+/** What source and destination of a migration say to each other over the control API: schemas and their types. */
+import { z } from 'zod';
+
+const digest = z.string().regex(/^blake3:[0-9a-f]{64}$/);
+const serviceName = z.string().regex(/^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$/i);
+
+/** A layer that the service needs, as the source's store describes it. */
+export const offeredLayerSchema = z.object({
+  kind: z.enum(['base', 'app']),
+  name: z.string().min(1).max(128),
+  digest,
+  parent: digest.nullable(),
+  bytes: z.number().int().nonnegative(),
+});
+export type OfferedLayer = z.infer<typeof offeredLayerSchema>;
+
+/** The first message of a migration: what would come, and from whom. */
+export const offerSchema = z.object({
+  /** Chosen by the source; the same for every try of one migration. */
+  migration: z.uuid(),
+  sourceName: z.string().min(1).max(64),
+  /** `HOST:PORT` where the destination can ask the source what was decided. */
+  sourceAddress: z.string().min(1).max(300),
+  service: z.object({
+    name: serviceName,
+    driver: z.string().min(1).max(32),
+    settings: z.record(z.string().max(64), z.string().max(4096)),
+    command: z.array(z.string().max(4096)).max(256),
+    epoch: z.number().int().nonnegative(),
+  }),
+  layers: z.array(offeredLayerSchema).min(1).max(16),
+});
+export type Offer = z.infer<typeof offerSchema>;
+
+/** The destination's answer to an offer that it accepts; a refusal is an HTTP error with a code of the catalogue. */
+export const offerReplySchema = z.object({
+  destinationName: z.string(),
+  /** Lets the source's workers open data connections for the slots of this migration. */
+  ticket: z.string().min(16).max(256),
+  /** Digests of the layers that the destination lacks, in the order in which it wants them. */
+  missingLayers: z.array(digest),
+});
+export type OfferReply = z.infer<typeof offerReplySchema>;
+
+/** The destination's answer once the service runs there. */
+export const commitReplySchema = z.object({
+  /** How long the service had been running when this answer was sent. */
+  runningForMs: z.number().nonnegative(),
+  epoch: z.number().int().positive(),
+});
+export type CommitReply = z.infer<typeof commitReplySchema>;
+
+/** The destination's answer to a look at the service's health. */
+export const healthReplySchema = z.object({ healthy: z.boolean(), detail: z.string() });
+export type HealthReply = z.infer<typeof healthReplySchema>;
+
+/** What the source has decided: `undecided` while it may still become either. */
+export const verdictSchema = z.enum(['commit', 'abort', 'undecided']);
+export type Verdict = z.infer<typeof verdictSchema>;
+
+/** The source's answer to a destination that asks. */
+export const verdictReplySchema = z.object({
+  verdict: verdictSchema,
+  /** Who answers: another node at the same address knows nothing of the migration, and its word counts for nothing. */
+  nodeName: z.string().max(64),
+});
+export type VerdictReply = z.infer<typeof verdictReplySchema>;
+
+/** An operator has decided for the node that says so. */
+export const cedeSchema = z.strictObject({ epoch: z.int().positive() });
+
+/** Name of the slot into which a layer is sent. */
+export function layerSlot(layerDigest: string): string {
+  return `layer-${layerDigest.replace(/^blake3:/, '')}`;
+}
+
+/** Name of the slot into which a part of the instance is sent. */
+export function instanceSlot(treeName: string): string {
+  return `instance-${treeName}`;
+}
+
+/** The destination's side as the source calls it; an HTTP client in the agent, or an {@link IncomingMigrations} itself. */
+export interface DestinationControl {
+  offer(offer: Offer): Promise<OfferReply>;
+  /** Everything of a layer was sent: verify its digest and take it into the store. */
+  sealLayer(migration: string, layerDigest: string): Promise<void>;
+  /** Everything of the instance was sent: restore it and hold it at the barrier. */
+  prepare(migration: string): Promise<void>;
+  /** The source has given the service up: run it. Idempotent. */
+  commit(migration: string): Promise<CommitReply>;
+  /** Nothing will come of it: discard what was prepared. What was received stays for the next try. Idempotent. */
+  abort(migration: string): Promise<void>;
+  health(migration: string): Promise<HealthReply>;
+}
+
+/** What either side of a migration can say to the other after the fact. */
+export interface PeerControl {
+  /** Asked by a destination: whether the source has given the service up. */
+  verdict(migration: string): Promise<VerdictReply>;
+  /** Said by the side that an operator chose: it owns the service at this epoch, so the other side gives it up. Idempotent. */
+  cede(migration: string, epoch: number): Promise<void>;
+}

@@ -1,0 +1,37 @@
+/**
+ * Who owns a service, behind the one interface that may know where that is kept: files of the agent by default; a fleet
+ * may put it into a consistent store instead.
+ */
+
+/** A service as one node knows it. */
+export interface ServiceRecord {
+  name: string;
+  /** Name of its workload driver. */
+  driver: string;
+  /** Digest of its base layer. */
+  base: string;
+  /** Digest of its application layer. */
+  app: string;
+  /** Driver settings, as given by `--set`. */
+  settings: Readonly<Record<string, string>>;
+  command: readonly string[];
+  /** The owner counter: it only rises, by one with each hand-off. */
+  epoch: number;
+  /**
+   * `owned`: this node owns it. `arriving`: a migration to this node is under way, another node owns it.
+   * `departed`: another node owns it; what is left here is only a basis that makes its return cheap.
+   */
+  ownership: 'owned' | 'arriving' | 'departed';
+  /** `HOST:PORT` of the node that it went to; null unless departed. */
+  movedTo: string | null;
+}
+
+/** Reads and changes ownership; every change is on stable storage when its promise resolves. */
+export interface Ownership {
+  read(service: string): Promise<ServiceRecord | null>;
+  /**
+   * Writes `next` if the record still has `expectedEpoch` (null: if there is none).
+   * @throws DeltahopError DELTAHOP_E_EPOCH if another change came first.
+   */
+  compareAndSet(service: string, expectedEpoch: number | null, next: ServiceRecord): Promise<void>;
+}

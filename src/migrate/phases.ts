@@ -1,0 +1,76 @@
+/** The phases of a migration: their order, their time and their bytes, for the events and the summary. */
+
+/** Phases in the order of the design's flow. */
+export type PhaseName = 'preflight' | 'base' | 'app' | 'rounds' | 'freeze' | 'final' | 'hand-off' | 'verify';
+
+/** One phase as the summary states it. Bytes are what crossed the sockets, control connection included. */
+export interface PhaseFigures {
+  name: PhaseName;
+  ms: number;
+  bytesSent: number;
+  bytesReceived: number;
+}
+
+/** Bytes that crossed all sockets of this migration so far. */
+export interface ByteCounters {
+  bytesSent: number;
+  bytesReceived: number;
+}
+
+/** What a migration says while it runs. `deltahop migrate --json` prints each as one line. */
+export type MigrationEvent =
+  | { type: 'phase'; name: PhaseName; state: 'start' }
+  | ({ type: 'phase'; state: 'end' } & PhaseFigures)
+  | { type: 'round'; round: number; bytesSent: number; ms: number; next: string }
+  | { type: 'progress'; phase: PhaseName; what: string; doneBytes: number; totalBytes: number }
+  | { type: 'warning'; message: string };
+
+/** The last word of a migration. */
+export interface MigrationSummary {
+  type: 'summary';
+  service: string;
+  /** Names of the two nodes; the destination's is its address until it has told its name. */
+  from: string;
+  to: string;
+  result: 'moved' | 'failed';
+  totalMs: number;
+  /** From the freeze to the first instruction at the destination; null if the service never stopped for good. */
+  downtimeMs: number | null;
+  bytesSent: number;
+  bytesReceived: number;
+  phases: PhaseFigures[];
+  /** Present if the migration failed. */
+  error?: { code: string; message: string; remedy: string };
+}
+
+/** Runs phases one after another and keeps their figures. */
+export class PhaseLog {
+  readonly figures: PhaseFigures[] = [];
+  readonly #counters: () => ByteCounters;
+  readonly #onEvent: (event: MigrationEvent) => void;
+
+  constructor(counters: () => ByteCounters, onEvent: (event: MigrationEvent) => void) {
+    this.#counters = counters;
+    this.#onEvent = onEvent;
+  }
+
+  /** Runs `work` as the phase `name`. A phase that fails is listed too: its bytes were spent. */
+  async run<T>(name: PhaseName, work: () => Promise<T>): Promise<T> {
+    const before = this.#counters();
+    const startedAt = performance.now();
+    this.#onEvent({ type: 'phase', name, state: 'start' });
+    try {
+      return await work();
+    } finally {
+      const after = this.#counters();
+      const figures: PhaseFigures = {
+        name,
+        ms: Math.round(performance.now() - startedAt),
+        bytesSent: after.bytesSent - before.bytesSent,
+        bytesReceived: after.bytesReceived - before.bytesReceived,
+      };
+      this.figures.push(figures);
+      this.#onEvent({ type: 'phase', state: 'end', ...figures });
+    }
+  }
+}

@@ -1,0 +1,180 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { DeltahopError } from '../errors.js';
+
+/** How a command is run. */
+export interface CommandOptions {
+  /** After this many milliseconds it is killed, with all that it started. */
+  limitMs: number;
+  /** Aborting kills it likewise. */
+  signal?: AbortSignal;
+  /** Added to this process's environment. */
+  env?: Readonly<Record<string, string>>;
+}
+
+/** How a command ended. */
+export interface CommandResult {
+  /** Its exit code; 128 + the signal's number is not used: a killed command has `null`. */
+  exitCode: number | null;
+  /** What it wrote, each at most {@link outputBound} characters, the rest dropped. */
+  stdout: string;
+  stderr: string;
+}
+
+/** Characters of a command's output that are kept: enough for any message, not for a flood. */
+const outputBound = 1 << 20;
+
+/** Administrators' programs live where an agent started by a plain user session may not look. */
+const systemDirectories = '/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin';
+
+/** The environment of a child: this process's, the system directories on PATH, no translated messages, and `extra`. */
+export function commandEnvironment(extra: Readonly<Record<string, string>> = {}): NodeJS.ProcessEnv {
+  const path = extra['PATH'] ?? process.env['PATH'];
+  return {
+    ...process.env,
+    ...extra,
+    LC_ALL: 'C',
+    PATH: path === undefined || path === '' ? systemDirectories : `${path}:${systemDirectories}`,
+  };
+}
+
+/**
+ * Runs a program to its end, without a shell. Any exit code is a result.
+ *
+ * @throws DeltahopError DELTAHOP_E_TOOL_MISSING if it cannot be started, DELTAHOP_E_TIMEOUT, DELTAHOP_E_CANCELLED.
+ */
+export function runCommand(argv: readonly string[], options: CommandOptions): Promise<CommandResult> {
+  const [program = '', ...args] = argv;
+  const { signal, limitMs } = options;
+  return new Promise((resolve, reject) => {
+    if (signal?.aborted) {
+      reject(cancelled(program, signal));
+      return;
+    }
+    // A group of its own: what it starts is ended with it.
+    const child = spawn(program, args, {
+      detached: true,
+      env: commandEnvironment(options.env),
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    let failure: DeltahopError | undefined;
+    const end = (error: DeltahopError) => {
+      failure ??= error;
+      killGroup(child);
+    };
+    const timer = setTimeout(() => {
+      end(new DeltahopError('DELTAHOP_E_TIMEOUT', `${program} did not end within ${limitMs} ms and was killed`));
+    }, limitMs);
+    const onAbort = () => end(cancelled(program, signal));
+    signal?.addEventListener('abort', onAbort, { once: true });
+    const settle = () => {
+      clearTimeout(timer);
+      signal?.removeEventListener('abort', onAbort);
+    };
+
+    const output = { stdout: '', stderr: '' };
+    for (const name of ['stdout', 'stderr'] as const) {
+      child[name].setEncoding('utf8');
+      child[name].on('data', (chunk: string) => {
+        if (output[name].length < outputBound) output[name] += chunk.slice(0, outputBound - output[name].length);
+      });
+    }
+    child.once('error', (error) => {
+      settle();
+      reject(cannotStart(program, error));
+    });
+    // A program that turns into a daemon may keep our pipes open after it has ended: `exit` and a moment, not `close`.
+    child.once('exit', (exitCode) => {
+      const finish = () => {
+        settle();
+        child.stdout.destroy();
+        child.stderr.destroy();
+        if (failure !== undefined) reject(failure);
+        else resolve({ exitCode, ...output });
+      };
+      const patience = setTimeout(finish, 200);
+      child.once('close', () => {
+        clearTimeout(patience);
+        finish();
+      });
+    });
+  });
+}
+
+/**
+ * Like {@link runCommand}, but an exit code other than 0 is an error of the given code.
+ *
+ * @throws DeltahopError `code`, with what the program wrote to stderr.
+ */
+export async function mustRun(
+  argv: readonly string[],
+  options: CommandOptions & { code: DeltahopError['code'] },
+): Promise<string> {
+  const result = await runCommand(argv, options);
+  if (result.exitCode === 0) return result.stdout;
+  const said = result.stderr.trim() || result.stdout.trim();
+  const how = result.exitCode === null ? 'was killed' : `failed with exit code ${result.exitCode}`;
+  throw new DeltahopError(options.code, `${argv.slice(0, 3).join(' ')} ${how}${said === '' ? '' : `: ${said}`}`);
+}
+
+/** A program that is meant to outlive this process. */
+export interface Detached {
+  readonly pid: number;
+  /** Fulfilled with its exit code (null if a signal ended it) once it has ended. */
+  readonly ended: Promise<number | null>;
+  /** Whether it has ended. */
+  hasEnded(): boolean;
+  /** Kills it and all that it started. */
+  kill(): void;
+}
+
+/**
+ * Starts a program in a session of its own that goes on if this process dies: neither a signal to our group nor a
+ * closed pipe reaches it.
+ *
+ * @param output file descriptor for its stdout and stderr.
+ * @throws DeltahopError DELTAHOP_E_TOOL_MISSING if it cannot be started.
+ */
+export function startDetached(
+  argv: readonly string[],
+  output: number,
+  env: Readonly<Record<string, string>>,
+): Promise<Detached> {
+  const [program = '', ...args] = argv;
+  return new Promise((resolve, reject) => {
+    const child = spawn(program, args, {
+      detached: true,
+      cwd: '/',
+      env: commandEnvironment(env),
+      stdio: ['ignore', output, output],
+    });
+    let over = false;
+    const ended = new Promise<number | null>((done) => {
+      child.once('exit', (exitCode) => {
+        over = true;
+        done(exitCode);
+      });
+    });
+    child.once('error', (error) => reject(cannotStart(program, error)));
+    child.once('spawn', () => {
+      resolve({ pid: child.pid ?? 0, ended, hasEnded: () => over, kill: () => killGroup(child) });
+    });
+  });
+}
+
+function killGroup(child: ChildProcess): void {
+  if (child.pid === undefined) return;
+  try {
+    process.kill(-child.pid, 'SIGKILL');
+  } catch {
+    // It has ended by itself in the meantime.
+  }
+}
+
+function cannotStart(program: string, error: NodeJS.ErrnoException): DeltahopError {
+  const why = error.code === 'ENOENT' ? 'it is not installed, or not on PATH' : error.message;
+  return new DeltahopError('DELTAHOP_E_TOOL_MISSING', `${program} can not be started: ${why}`, { cause: error });
+}
+
+function cancelled(program: string, signal: AbortSignal | undefined): DeltahopError {
+  return new DeltahopError('DELTAHOP_E_CANCELLED', `${program} was cancelled`, { cause: signal?.reason });
+}

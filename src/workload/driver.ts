@@ -1,0 +1,124 @@
+/** What deltahop needs of anything that runs services: containers, virtual machines. One implementation a folder. */
+
+/** A service as its driver sees it: where its parts are on this node, and how it was described. */
+export interface Workload {
+  /** The service's name: letters, digits, `-`, at most 32. */
+  name: string;
+  /** Directory of this service on this node; the driver keeps everything of its own beneath it. */
+  path: string;
+  /** Directory of the base layer's content. */
+  basePath: string;
+  /** Directory of the application layer's content. */
+  appPath: string;
+  /** Driver settings as given by `--set KEY=VALUE`, validated by {@link WorkloadDriver.validateSettings}. */
+  settings: Readonly<Record<string, string>>;
+  /** The command that the service runs, and its arguments. */
+  command: readonly string[];
+}
+
+/** The parts of an instance that move, each a directory tree. `memory` exists only after a round or a freeze. */
+export interface InstanceTrees {
+  /** Name of the part (`upper`, `memory`) and its directory, in the order in which they should be sent. */
+  readonly trees: readonly InstanceTree[];
+}
+
+/** One part of an instance. */
+export interface InstanceTree {
+  name: string;
+  path: string;
+  /** Extended attributes that mean something on this node only. */
+  excludeXattrs: readonly string[];
+  /**
+   * Whether the destination must have it on stable storage before the transfer counts as done. What need not is made
+   * durable while the service is restored.
+   */
+  durable: boolean;
+}
+
+/** How a service is doing on this node. */
+export interface WorkloadState {
+  state: 'stopped' | 'running' | 'frozen';
+  /** Process id of its first process, as this node sees it. */
+  pid: number | null;
+}
+
+/** One thing that this machine has or lacks, for preflight and `deltahop doctor`. */
+export interface Capability {
+  /** Short name, e.g. `criu`. */
+  name: string;
+  ok: boolean;
+  /** What was found, e.g. a version, or what is wrong. */
+  detail: string;
+  /** What to do if not ok; null if ok. */
+  remedy: string | null;
+}
+
+/** A service stopped at the source's barrier: its state is complete on disk and it can still go on. */
+export interface FrozenWorkload {
+  /** When the service was stopped (Date.now() of this node; the moment before the first task stopped). */
+  readonly frozenAtMs: number;
+  /** The complete instance. Valid until commit() or abort() is done. */
+  readonly instance: InstanceTrees;
+  /**
+   * Ends the service here for good; its files stay. Decided in one atomic step against the barrier's own time limit:
+   * rejects if the barrier gave up first (the service then runs on), else the service can not be resumed any more, no
+   * task of it runs again and its network interface is off the node's bridge.
+   */
+  commit(): Promise<void>;
+  /** Lets the service run on here as if nothing had been. */
+  abort(): Promise<void>;
+}
+
+/** A service restored at the destination's barrier: complete in memory, nothing runs yet, network locked. */
+export interface PreparedWorkload {
+  /** Lets it run. Resolves once its first instruction may run. */
+  commit(): Promise<void>;
+  /** Ends it; its files stay, for another try. */
+  abort(): Promise<void>;
+}
+
+/** What {@link WorkloadDriver.recover} found. */
+export interface Recovered {
+  /** Whether a restore had been let go: then the files here are newer than the image, which must not be restored again. */
+  released: boolean;
+}
+
+/** A kind of workload. Every method is bounded in time and ends its child processes if it fails or is aborted. */
+export interface WorkloadDriver {
+  /** `lxc`, `qemu`, `libvirt`. */
+  readonly name: string;
+  /** What this machine can do for this driver. */
+  capabilities(): Promise<readonly Capability[]>;
+  /** @throws DeltahopError DELTAHOP_E_INVALID_ARGUMENT naming the setting. */
+  validateSettings(settings: Readonly<Record<string, string>>): void;
+  /** Makes the service's directories. Idempotent. */
+  create(workload: Workload): Promise<void>;
+  start(workload: Workload): Promise<void>;
+  /** Stops it (asks first, then ends it). No error if it does not run. */
+  stop(workload: Workload): Promise<void>;
+  inspect(workload: Workload): Promise<WorkloadState>;
+  /** Stops it and removes what {@link create} made; layers stay. */
+  remove(workload: Workload): Promise<void>;
+  /** Why this running service can not move, each reason with its way out; empty if it can. */
+  obstacles(workload: Workload): Promise<readonly Capability[]>;
+  /** Writes the memory of the running service, which runs on; the returned trees are a seed, not a state. */
+  round(workload: Workload, signal: AbortSignal): Promise<InstanceTrees>;
+  /** Stops the service at its barrier. On any failure the service runs on. */
+  freeze(workload: Workload, signal: AbortSignal): Promise<FrozenWorkload>;
+  /** Where the instance's trees have to be received before {@link prepare}; makes the directories. */
+  staging(workload: Workload): Promise<InstanceTrees>;
+  /** Restores from {@link staging} and holds it at the barrier. On failure nothing runs and the files stay. */
+  prepare(workload: Workload, signal: AbortSignal): Promise<PreparedWorkload>;
+  /**
+   * Gives a verdict on a freeze whose agent has ended, unless it has one: its barrier may have lost patience. To be called
+   * before {@link recover}, which takes no verdict for `abort`.
+   * @returns the verdict that holds; null if no freeze is under way or was left.
+   */
+  decideFreeze(workload: Workload, verdict: 'commit' | 'abort'): Promise<'commit' | 'abort' | null>;
+  /**
+   * Clears what an interrupted operation left on this node (half-restored trees, mounts), by recorded process id. A
+   * service whose freeze was not committed runs on; one whose freeze was is ended; one that was held and not let go is
+   * ended, its files stay.
+   */
+  recover(workload: Workload): Promise<Recovered>;
+}

@@ -1,0 +1,408 @@
+import { watch } from 'node:fs';
+import { constants, link, mkdir, open, readFile, rename, rm, stat, symlink, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { DeltahopError } from '../../errors.js';
+import { type Detached, mustRun, startDetached } from '../command.js';
+import { isSameAlive, type ProcessIdentity, parseStat } from './process.js';
+
+/**
+ * One lxc-checkpoint and the barrier inside it.
+ *
+ * CRIU calls an action script at fixed points and waits for it (criu(8), --action-script): at `post-dump` a container is
+ * stopped and its image complete, and exit code 0 lets CRIU kill it, any other lets it run on; at `post-restore` a
+ * container is rebuilt and nothing of it runs, and exit code 0 lets it run, any other ends it. The script waits there
+ * for a verdict. It is a process of its own, as is the supervisor that lxc-checkpoint is a child of: neither depends on
+ * the agent. Everything passes through files of the operation's directory:
+ *
+ *     kind         round, freeze or prepare
+ *     frozen-at    its time of change is the moment before the first process was stopped
+ *     held         the barrier is reached
+ *     verdict      `commit` or `abort`: whoever makes it first has decided (link(2) and O_EXCL see to it)
+ *     ended        freeze: killed; nothing of it can run here any more
+ *     released     prepare: it runs
+ *     init         prepare: /proc/PID/stat of its first process, as soon as there is one
+ *     supervisor   /proc/PID/stat of the supervisor
+ *     exit-code    of lxc-checkpoint, once it has ended
+ *     bell         a fifo: any line wakes the script, which then looks for a verdict
+ *
+ * No verdict and no ring for {@link patienceS} seconds: the script itself decides `abort`. So a service whose agent has
+ * died resumes at the source (presumed abort), and one at the destination is ended, its files kept.
+ */
+export type OperationKind = 'round' | 'freeze' | 'prepare';
+
+/** What the scripts have to know. */
+export interface BarrierPlan {
+  kind: OperationKind;
+  /** argv of lxc-checkpoint, without -A. */
+  command: readonly string[];
+  /** The program to be found as `criu`. */
+  criuProgram: string;
+  /** Text of CRIU's configuration file. */
+  criuConfig: string;
+  /** The container's directory in the freezer's hierarchy; of a prepare: the one it should get (see Cgroup.payload). */
+  freezer: { directory: string; version: 'v1' | 'v2' };
+  /** The network end on this node, and the bridge and MAC (freeze, prepare); null: no network. */
+  network: { hostInterface: string; bridge: string; mac: string } | null;
+}
+
+/** A file that appears in the operation's directory. */
+export type BarrierEvent = 'held' | 'ended' | 'released';
+
+/** Seconds that the script waits without a sign of life. */
+const patienceS = 20;
+
+/** Milliseconds between two signs of life. */
+const aliveIntervalMs = 5000;
+
+function quote(text: string): string {
+  return `'${text.replaceAll("'", `'\\''`)}'`;
+}
+
+/** Shell functions for the freezer of one container. sh alone, no other programs: every fork counts as downtime. */
+function freezerFunctions(freezer: BarrierPlan['freezer']): string {
+  const v1 = freezer.version === 'v1';
+  return `cgroup=${quote(freezer.directory)}
+put() { { echo "$1" >"$cgroup/$2"; } 2>/dev/null; }
+frozen() {
+  ${v1 ? `read -r state <"$cgroup/freezer.state" && [ "$state" = FROZEN ]` : `while read -r key value; do [ "$key $value" = 'frozen 1' ] && return 0; done <"$cgroup/cgroup.events"; return 1`}
+}
+thaw() { ${v1 ? 'put THAWED freezer.state' : 'put 0 cgroup.freeze'}; }
+thaw_any() { for cgroup in "$cgroup" "$cgroup"-*; do thaw; done; }
+freeze() {
+  ${v1 ? 'put FROZEN freezer.state' : 'put 1 cgroup.freeze'}
+  for try in 0 1 2 3 4 5 6 7 8 9; do
+    for again in 0 1 2 3 4 5 6 7 8 9; do frozen && return 0; done
+    sleep 0.005
+  done
+  return 1
+}
+kill_all() {
+  ${v1 ? '' : 'put 1 cgroup.kill && return 0'}
+  for list in "$cgroup"/cgroup.procs "$cgroup"/*/cgroup.procs "$cgroup"/*/*/cgroup.procs "$cgroup"/*/*/*/cgroup.procs; do
+    [ -e "$list" ] || continue
+    while read -r pid; do kill -KILL "$pid"; done <"$list"
+  done 2>/dev/null
+}
+`;
+}
+
+const awaitVerdict = `await_verdict() {
+  exec 3<>bell
+  : >held
+  while [ ! -e verdict ]; do
+    timeout -s KILL ${patienceS} head -n 1 <&3 >/dev/null 2>&1 && continue
+    (set -C; echo abort >verdict) 2>/dev/null
+  done
+  exec 3<&-
+  read -r verdict <verdict
+  [ "$verdict" = commit ]
+}
+`;
+
+/** The action script's text. */
+export function actionScript(directory: string, plan: BarrierPlan): string {
+  const { network } = plan;
+  const interfaceName = network === null ? '' : quote(network.hostInterface);
+  const head = `#!/bin/sh
+# Written by deltahop for one operation; see its source, workload/lxc/barrier.
+trap '' HUP INT TERM
+cd ${quote(directory)} || exit 1
+`;
+  if (plan.kind === 'prepare') {
+    const attach = network === null ? ':' : `ip link set dev ${interfaceName} master ${quote(network.bridge)} up`;
+    // Up before it is on the bridge: the kernel takes up to 100 ms until an interface whose carrier came sends anything.
+    const raise = network === null ? ':' : `ip link set dev ${interfaceName} up`;
+    // The kernel tells the neighbours where an address now is when an interface's MAC is set, be it to the same,
+    // if arp_notify says so; an arping is not needed. More than once, since the interface may still be coming up. In the
+    // background: CRIU waits for this script.
+    const announce =
+      network === null
+        ? ':'
+        : `nsenter --net=/proc/"$CRTOOLS_INIT_PID"/ns/net sh -c 'notify=/proc/sys/net/ipv4/conf/eth0/arp_notify
+    before=$(cat $notify) && echo 1 >$notify
+    for pause in 0 0.1 0.4; do sleep $pause; ip link set dev eth0 address ${network.mac}; done
+    echo "$before" >$notify' </dev/null >/dev/null 2>&1 &`;
+    // A v1 image says that the container was frozen, which it was: so CRIU restores it frozen, and only then it may run.
+    return `${head}${freezerFunctions(plan.freezer)}${awaitVerdict}
+[ -z "$CRTOOLS_INIT_PID" ] || [ -e init ] || { read -r line <"/proc/$CRTOOLS_INIT_PID/stat" && echo "$line" >init; }
+case $CRTOOLS_SCRIPT_ACTION in
+pre-restore) [ ! -e verdict ] || exit 1 ;;
+post-setup-namespaces) ${raise} ;;
+post-restore)
+  await_verdict || exit 1
+  ${attach} || exit 1
+  ;;
+post-resume)
+  # In this order: what may have run must never be taken for what has not, and restored once more.
+  : >released
+  thaw_any
+  ${announce}
+  ;;
+esac
+exit 0
+`;
+  }
+  const detach = network === null ? ':' : `ip link set dev ${interfaceName} nomaster`;
+  const postDump =
+    plan.kind === 'round'
+      ? '[ ! -e verdict ] || exit 1'
+      : // The freezer is a fence: should CRIU die from here on, its tracees would run on without it.
+        `freeze
+  if await_verdict; then
+    ${detach}
+    kill_all
+    : >ended
+    thaw
+  else
+    thaw
+    exit 1
+  fi`;
+  return `${head}${freezerFunctions(plan.freezer)}${plan.kind === 'freeze' ? awaitVerdict : ''}
+case $CRTOOLS_SCRIPT_ACTION in
+pre-dump)
+  [ ! -e verdict ] || exit 1
+  : >frozen-at
+  # CRIU looks whether the freezer has done its work only every 100 ms; finding it done saves that.
+  freeze || thaw
+  ;;
+post-dump)
+  ${postDump}
+  ;;
+esac
+exit 0
+`;
+}
+
+/** The supervisor's text: lxc-checkpoint's parent, which leaves no fence behind however that ends. */
+export function supervisorScript(directory: string, plan: BarrierPlan): string {
+  // CRIU leaves the freezer as it found it, so the thaw after it is needed in good and in bad cases.
+  const after =
+    plan.kind === 'prepare'
+      ? ''
+      : `verdict=
+{ read -r verdict <verdict; } 2>/dev/null
+[ "$verdict" != commit ] || kill_all
+thaw
+`;
+  return `#!/bin/sh
+# Written by deltahop for one operation; see its source, workload/lxc/barrier.
+# Not ignored but caught, so that what it starts has the default: CRIU ends a helper of its own by SIGTERM when it
+# restores a process of several threads, and waits for it.
+trap : HUP INT TERM
+cd ${quote(directory)} || exit 1
+read -r line </proc/$$/stat && echo "$line" >supervisor
+${freezerFunctions(plan.freezer)}
+${plan.command.map(quote).join(' ')} -A ${quote(join(directory, 'action'))}
+code=$?
+${after}echo "$code" >exit-code.new && mv exit-code.new exit-code
+exit "$code"
+`;
+}
+
+/** The barrier of one operation, from the agent's side. */
+export class Barrier {
+  readonly directory: string;
+  readonly #supervisor: Detached;
+  #alive: NodeJS.Timeout | undefined;
+
+  private constructor(directory: string, supervisor: Detached) {
+    this.directory = directory;
+    this.#supervisor = supervisor;
+  }
+
+  /** Writes the scripts and starts lxc-checkpoint. The directory must not exist yet. */
+  static async start(directory: string, plan: BarrierPlan): Promise<Barrier> {
+    const at = (name: string) => join(directory, name);
+    await mkdir(at('bin'), { recursive: true, mode: 0o700 });
+    await Promise.all([
+      writeFile(at('kind'), plan.kind),
+      writeFile(at('action'), actionScript(directory, plan), { mode: 0o700 }),
+      writeFile(at('supervise'), supervisorScript(directory, plan), { mode: 0o700 }),
+      writeFile(at('criu.conf'), plan.criuConfig),
+      // LXC takes the first program called `criu` on PATH.
+      symlink(plan.criuProgram, at('bin/criu')),
+      mustRun(['mkfifo', '-m', '600', at('bell')], { limitMs: 10_000, code: 'DELTAHOP_E_IO' }),
+    ]);
+    const output = await open(at('output'), 'a');
+    try {
+      const env = { CRIU_CONFIG_FILE: at('criu.conf'), PATH: `${at('bin')}:${process.env['PATH'] ?? ''}` };
+      return new Barrier(directory, await startDetached(['/bin/sh', at('supervise')], output.fd, env));
+    } finally {
+      await output.close();
+    }
+  }
+
+  /**
+   * Waits for an event. From `held` on signs of life go to the script, until {@link decide}.
+   *
+   * @returns false if lxc-checkpoint ended without it.
+   * @throws DeltahopError DELTAHOP_E_CANCELLED, DELTAHOP_E_TIMEOUT
+   */
+  async until(event: BarrierEvent, limitMs: number, signal?: AbortSignal): Promise<boolean> {
+    const there = await waitUntil(this.directory, limitMs, signal, async () => {
+      if (await exists(join(this.directory, event))) return true;
+      // Looked for once more after the end: it may have come just before.
+      return this.#supervisor.hasEnded() ? exists(join(this.directory, event)) : null;
+    });
+    if (event === 'held' && there) {
+      this.#alive = setInterval(() => void ring(this.directory), aliveIntervalMs);
+      this.#alive.unref();
+    }
+    return there;
+  }
+
+  /** Gives the verdict. @returns the one that holds: the script may have lost patience before. */
+  async decide(verdict: 'commit' | 'abort'): Promise<'commit' | 'abort'> {
+    clearInterval(this.#alive);
+    return decide(this.directory, verdict);
+  }
+
+  /** Fulfilled with lxc-checkpoint's exit code; null if it had to be killed, for which `limitMs` is the bound. */
+  async ended(limitMs: number): Promise<number | null> {
+    clearInterval(this.#alive);
+    const timeout = new AbortController();
+    const late = sleep(limitMs, 'late' as const, { signal: timeout.signal }).catch(() => null);
+    const code = await Promise.race([this.#supervisor.ended, late]);
+    timeout.abort();
+    if (code !== 'late') return code;
+    this.#supervisor.kill();
+    return null;
+  }
+}
+
+/** Gives the verdict of the operation in `directory`, unless there is one. @returns the one that holds. */
+export async function decide(directory: string, verdict: 'commit' | 'abort'): Promise<'commit' | 'abort'> {
+  const path = join(directory, 'verdict');
+  const proposal = `${path}.${verdict}`;
+  await writeFile(proposal, `${verdict}\n`);
+  try {
+    await link(proposal, path);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+  }
+  await ring(directory);
+  return (await verdictOf(directory)) ?? 'abort';
+}
+
+/** The verdict on the operation in `directory`; null if there is none yet. */
+export async function verdictOf(directory: string): Promise<'commit' | 'abort' | null> {
+  const text = await readFile(join(directory, 'verdict'), 'utf8').catch(() => null);
+  if (text === null) return null;
+  // The script makes the file before it writes into it, and only ever to abort.
+  return text.trim() === 'commit' ? 'commit' : 'abort';
+}
+
+/** Wakes the script of the operation in `directory`, if it waits. */
+async function ring(directory: string): Promise<void> {
+  try {
+    const bell = await open(join(directory, 'bell'), constants.O_WRONLY | constants.O_NONBLOCK);
+    try {
+      await bell.write('\n');
+    } finally {
+      await bell.close();
+    }
+  } catch {
+    // Nobody listens (ENXIO), or the operation is over.
+  }
+}
+
+/** What an operation left in its directory, for recovery. */
+export interface Remnant {
+  kind: OperationKind;
+  verdict: 'commit' | 'abort' | null;
+  /** Whether the barrier was reached. */
+  held: boolean;
+  /** Whether the restored service ran. */
+  released: boolean;
+  /** The supervisor; null if it never began. */
+  supervisor: ProcessIdentity | null;
+  /** The first process of a restored container; null if there was none. */
+  init: ProcessIdentity | null;
+}
+
+/** Reads what an operation left; null if there is none. */
+export async function readRemnant(directory: string): Promise<Remnant | null> {
+  if (!(await exists(directory))) return null;
+  const kind = await readFile(join(directory, 'kind'), 'utf8').catch(() => '');
+  const identity = async (name: string) => {
+    const text = await readFile(join(directory, name), 'utf8').catch(() => '');
+    return parseStat(text);
+  };
+  return {
+    kind: kind === 'freeze' || kind === 'prepare' ? kind : 'round',
+    verdict: await verdictOf(directory),
+    held: await exists(join(directory, 'held')),
+    released: await exists(join(directory, 'released')),
+    supervisor: await identity('supervisor'),
+    init: await identity('init'),
+  };
+}
+
+/** Waits until a process has ended. @returns whether it has. */
+export async function waitGone(identity: ProcessIdentity, limitMs: number): Promise<boolean> {
+  const deadline = Date.now() + limitMs;
+  while (await isSameAlive(identity)) {
+    if (Date.now() > deadline) return false;
+    await sleep(20);
+  }
+  return true;
+}
+
+/** Removes an operation's directory in a way that leaves none half-removed under its name. */
+export async function removeOperation(directory: string): Promise<void> {
+  const doomed = `${directory}.old`;
+  await rm(doomed, { recursive: true, force: true });
+  try {
+    await rename(directory, doomed);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+  }
+  await rm(doomed, { recursive: true, force: true });
+}
+
+async function exists(path: string): Promise<boolean> {
+  try {
+    await stat(path);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Asks `check` whenever something happens in a directory (and now and then) until it gives an answer. */
+async function waitUntil(
+  directory: string,
+  limitMs: number,
+  signal: AbortSignal | undefined,
+  check: () => Promise<boolean | null>,
+): Promise<boolean> {
+  const deadline = Date.now() + limitMs;
+  let wake: () => void = () => {};
+  const watcher = watch(directory, () => wake());
+  watcher.on('error', () => {});
+  const onAbort = () => wake();
+  signal?.addEventListener('abort', onAbort);
+  try {
+    for (;;) {
+      const woken = new Promise<void>((resolve) => {
+        wake = resolve;
+      });
+      const answer = await check();
+      if (answer !== null) return answer;
+      if (signal?.aborted) {
+        throw new DeltahopError('DELTAHOP_E_CANCELLED', 'the checkpoint was cancelled', { cause: signal.reason });
+      }
+      if (Date.now() > deadline) {
+        throw new DeltahopError('DELTAHOP_E_TIMEOUT', `lxc-checkpoint is not done after ${limitMs} ms`);
+      }
+      // The end of the supervisor makes no event in the directory that is sure to come after it.
+      const timer = setTimeout(() => wake(), 20);
+      await woken;
+      clearTimeout(timer);
+    }
+  } finally {
+    signal?.removeEventListener('abort', onAbort);
+    watcher.close();
+  }
+}

@@ -1,0 +1,155 @@
+import { createHash } from 'node:crypto';
+import { isIPv4 } from 'node:net';
+import { DeltahopError } from '../../errors.js';
+
+/** What `--set KEY=VALUE` may say of an LXC service, read and checked. */
+export interface LxcSettings {
+  /** Its address and network; null: it has no network but its own loopback. */
+  network: LxcNetwork | null;
+  /** `memory`: the most that its processes may use together, in bytes; null: no limit. */
+  memoryBytes: number | null;
+  /** `cpus`: how many processors' worth of time it may use, e.g. 0.5; null: no limit. */
+  cpus: number | null;
+  /** `hostname`: what it believes it is called; the service's name unless told. */
+  hostname: string;
+}
+
+/** The network side of {@link LxcSettings}. */
+export interface LxcNetwork {
+  /** `ip`: IPv4 address and prefix length, e.g. 10.77.0.10/24. */
+  address: string;
+  /** `gateway`: IPv4 address of the default route; null: none. */
+  gateway: string | null;
+  /** `mac`: its Ethernet address; made from the service's name unless told, so that it is the same on every node. */
+  mac: string;
+  /** `bridge`: the bridge that it hangs on, which must be there on every node; br0 unless told. */
+  bridge: string;
+}
+
+const keys = ['ip', 'gateway', 'mac', 'bridge', 'memory', 'cpus', 'hostname'] as const;
+
+/**
+ * Reads the settings of a service.
+ *
+ * @throws DeltahopError DELTAHOP_E_INVALID_ARGUMENT naming the setting and what it accepts.
+ */
+export function parseSettings(name: string, settings: Readonly<Record<string, string>>): LxcSettings {
+  for (const key of Object.keys(settings)) {
+    if (!(keys as readonly string[]).includes(key)) {
+      throw invalid(key, `is not a setting of lxc services; there are ${keys.join(', ')}`);
+    }
+  }
+  const { ip, memory, cpus, hostname = name } = settings;
+  if (!/^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$/.test(hostname)) {
+    throw invalid('hostname', `must be 1 to 63 letters, digits and inner hyphens, not ${quoted(hostname)}`);
+  }
+  if (ip === undefined) {
+    for (const key of ['gateway', 'mac', 'bridge'] as const) {
+      if (settings[key] !== undefined) throw invalid(key, 'means nothing without ip=ADDRESS/PREFIX');
+    }
+  }
+  return {
+    network: ip === undefined ? null : parseNetwork(name, ip, settings),
+    memoryBytes: memory === undefined ? null : parseBytes(memory),
+    cpus: cpus === undefined ? null : parseCpus(cpus),
+    hostname,
+  };
+}
+
+function parseNetwork(name: string, ip: string, settings: Readonly<Record<string, string>>): LxcNetwork {
+  const [, address = '', prefix = ''] = /^([^/]+)\/(\d{1,2})$/.exec(ip) ?? [];
+  if (!isIPv4(address) || Number(prefix) < 1 || Number(prefix) > 32) {
+    throw invalid('ip', `must be an IPv4 address with a prefix length, like 10.0.0.5/24, not ${quoted(ip)}`);
+  }
+  const { gateway, bridge = 'br0', mac = macOf(name) } = settings;
+  if (gateway !== undefined && !isIPv4(gateway)) {
+    throw invalid('gateway', `must be an IPv4 address, not ${quoted(gateway)}`);
+  }
+  if (!/^[A-Za-z0-9._-]{1,15}$/.test(bridge)) {
+    throw invalid('bridge', `must be the name of a bridge (1 to 15 characters), not ${quoted(bridge)}`);
+  }
+  if (!/^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$/.test(mac)) {
+    throw invalid('mac', `must be six pairs of hexadecimal digits with colons between, not ${quoted(mac)}`);
+  }
+  if ((Number.parseInt(mac.slice(0, 2), 16) & 1) === 1) {
+    throw invalid('mac', `must not be a group address (its first pair must be even), unlike ${mac}`);
+  }
+  return { address: ip, gateway: gateway ?? null, mac: mac.toLowerCase(), bridge };
+}
+
+/** An Ethernet address made of a name: locally administered, and the same wherever it is made. */
+function macOf(name: string): string {
+  const digest = createHash('sha256').update(`deltahop mac ${name}`).digest('hex');
+  return `02:${digest.slice(0, 10).match(/../g)?.join(':')}`;
+}
+
+function parseBytes(text: string): number {
+  const [, digits = '', unit = ''] = /^(\d{1,15})([KMGT]?)$/.exec(text) ?? [];
+  const bytes = Number(digits) * 1024 ** ['', 'K', 'M', 'G', 'T'].indexOf(unit);
+  if (digits === '' || bytes < 1 << 20 || !Number.isSafeInteger(bytes)) {
+    throw invalid('memory', `must be a number of bytes, or one with K, M, G or T, from 1M up, not ${quoted(text)}`);
+  }
+  return bytes;
+}
+
+function parseCpus(text: string): number {
+  const cpus = /^\d{1,4}(\.\d{1,3})?$/.test(text) ? Number(text) : 0;
+  // The kernel's least quota is 1 ms of a period of 100 ms.
+  if (cpus < 0.01) throw invalid('cpus', `must be a number like 2 or 0.5, from 0.01 up, not ${quoted(text)}`);
+  return cpus;
+}
+
+function invalid(key: string, what: string): DeltahopError {
+  return new DeltahopError('DELTAHOP_E_INVALID_ARGUMENT', `setting ${key} ${what}`);
+}
+
+function quoted(text: string): string {
+  return JSON.stringify(text.slice(0, 80));
+}
+
+/** What goes into a container's configuration beside its settings. */
+export interface ContainerPlace {
+  /** Directory of its root: the mounted overlay. */
+  root: string;
+  /** Name of its network interface's end on this node. */
+  hostInterface: string;
+  /** `attached`: on the bridge at once. `apart`: for a restore, which puts it on the bridge when it may run. */
+  bridge: 'attached' | 'apart';
+  /** Which cgroups LXC manages devices with. */
+  cgroup: 'v1' | 'v2';
+}
+
+/**
+ * The text of `<lxcpath>/<name>/config` (lxc.container.conf(5)).
+ *
+ * No console and no terminals, because CRIU cannot dump them; no AppArmor line, because LXC would then pass
+ * --lsm-profile to CRIU, which fails on a kernel without AppArmor; limits are not here but in {@link Cgroup}, because
+ * `lxc-checkpoint -r` does not apply them and they should be applied in one way.
+ */
+export function containerConfig(settings: LxcSettings, place: ContainerPlace): string {
+  const { network } = settings;
+  const lines = [
+    `lxc.rootfs.path = dir:${place.root}`,
+    `lxc.uts.name = ${settings.hostname}`,
+    'lxc.console.path = none',
+    'lxc.tty.max = 0',
+    'lxc.pty.max = 1',
+    'lxc.autodev = 1',
+    'lxc.mount.auto = proc:mixed sys:ro',
+    `lxc.${place.cgroup === 'v1' ? 'cgroup' : 'cgroup2'}.devices.deny = c 5:1 rwm`,
+    // LXC's own choice, SIGPWR, means something to an init system only; what runs here is a program.
+    'lxc.signal.halt = SIGTERM',
+    'lxc.environment = PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
+    'lxc.environment = HOME=/root',
+  ];
+  if (network === null) {
+    lines.push('lxc.net.0.type = empty');
+  } else {
+    lines.push('lxc.net.0.type = veth', 'lxc.net.0.name = eth0', 'lxc.net.0.flags = up');
+    lines.push(`lxc.net.0.veth.pair = ${place.hostInterface}`, `lxc.net.0.hwaddr = ${network.mac}`);
+    lines.push(`lxc.net.0.ipv4.address = ${network.address}`);
+    if (network.gateway !== null) lines.push(`lxc.net.0.ipv4.gateway = ${network.gateway}`);
+    if (place.bridge === 'attached') lines.push(`lxc.net.0.link = ${network.bridge}`);
+  }
+  return `${lines.join('\n')}\n`;
+}

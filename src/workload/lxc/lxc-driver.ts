@@ -1,0 +1,652 @@
+import { chmod, chown, mkdir, readFile, readlink, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { DeltahopError, isDeltahopError } from '../../errors.js';
+import { runCommand } from '../command.js';
+import type {
+  Capability,
+  FrozenWorkload,
+  InstanceTrees,
+  PreparedWorkload,
+  Recovered,
+  Workload,
+  WorkloadDriver,
+  WorkloadState,
+} from '../driver.js';
+import {
+  Barrier,
+  type BarrierPlan,
+  decide,
+  type OperationKind,
+  readRemnant,
+  removeOperation,
+  verdictOf,
+  waitGone,
+} from './barrier.js';
+import { lxcCapabilities } from './capabilities.js';
+import { Cgroup } from './cgroup.js';
+import { containerConfig, type LxcSettings, parseSettings } from './config.js';
+import { type Criu, causeInCriuLog, causeInLxcLog, criuConfig, findCriu } from './criu.js';
+import { rewindExpiredTimers } from './expired-timers.js';
+import { type LxcLayout, lxcLayout } from './layout.js';
+import { obstaclesOf } from './obstacles.js';
+import { mountOverlay, unmountOverlay } from './overlay.js';
+import { isSameAlive, processState } from './process.js';
+
+/** Bounds, in milliseconds, of what LXC and CRIU may take. A large image on a slow disk takes minutes. */
+const limits = {
+  start: 30_000,
+  running: 10_000,
+  stopGently: 10_000,
+  stop: 20_000,
+  kill: 10_000,
+  checkpoint: 600_000,
+  /** From a verdict to the end of lxc-checkpoint. */
+  settle: 30_000,
+} as const;
+
+/** Extended attributes by which overlayfs refers to inodes of this node. */
+const localXattrs = ['trusted.overlay.origin', 'trusted.overlay.impure', 'trusted.overlay.uuid'];
+
+/** Files that CRIU writes beside the images. */
+const byproducts = ['dump.log', 'restore.log', 'stats-dump', 'stats-restore'];
+
+/** A driver for LXC containers. */
+export function createLxcDriver(): WorkloadDriver {
+  return new LxcDriver();
+}
+
+/**
+ * LXC containers on an overlay that we mount, saved and restored by lxc-checkpoint and CRIU.
+ *
+ * See layout.ts for what is where, and barrier.ts for how a service is held. Nothing that must outlive the agent lives
+ * in this object: what runs is found by its cgroup.
+ */
+export class LxcDriver implements WorkloadDriver {
+  readonly name = 'lxc';
+  /** What is under way, by workload path: one thing at a time. */
+  readonly #busy = new Map<string, string>();
+  /** The rest of a commit that nobody had to wait for; whatever comes next waits. */
+  readonly #settling = new Map<string, Promise<void>>();
+
+  capabilities(): Promise<readonly Capability[]> {
+    return lxcCapabilities();
+  }
+
+  validateSettings(settings: Readonly<Record<string, string>>): void {
+    parseSettings('service', settings);
+  }
+
+  async create(workload: Workload): Promise<void> {
+    const layout = lxcLayout(workload);
+    parseSettings(workload.name, workload.settings);
+    await mkdir(workload.path, { recursive: true });
+    await makeUpper(workload, layout);
+    // What a service has in memory is nobody else's business.
+    await mkdir(layout.memory, { recursive: true, mode: 0o700 });
+  }
+
+  start(workload: Workload): Promise<void> {
+    return this.#exclusively(workload, 'start', async (layout) => {
+      const settings = parseSettings(workload.name, workload.settings);
+      const cgroup = await Cgroup.of(layout.id);
+      if ((await cgroup.initPid()) !== null) return;
+      if (workload.command.length === 0) {
+        throw new DeltahopError('DELTAHOP_E_INVALID_ARGUMENT', `${workload.name} has no command to run`);
+      }
+      await this.create(workload);
+      await cgroup.removeEmpty();
+      await mountOverlay(overlayOf(workload, layout));
+      try {
+        await writeConfig(layout, settings, cgroup, 'attached');
+        await rm(layout.log, { force: true });
+        const argv = ['lxc-start', '-n', layout.id, '-P', layout.lxcPath, '-f', layout.config];
+        argv.push('-o', layout.log, '-l', 'INFO', '-d', '--', ...workload.command);
+        const { exitCode } = await runCommand(argv, { limitMs: limits.start });
+        if (exitCode !== 0) throw await this.#startFailure(workload, layout, 'it did not start');
+        await this.#waitRunning(workload, layout, cgroup);
+        await applyLimits(workload, settings, cgroup);
+      } catch (error) {
+        await cgroup.kill(limits.kill);
+        await unmountOverlay(layout.merged).catch(() => {});
+        await cgroup.removeEmpty();
+        throw error;
+      }
+    });
+  }
+
+  stop(workload: Workload): Promise<void> {
+    return this.#exclusively(workload, 'stop', (layout) => this.#stop(layout));
+  }
+
+  async inspect(workload: Workload): Promise<WorkloadState> {
+    const layout = lxcLayout(workload);
+    await this.#settled(workload);
+    const cgroup = await Cgroup.of(layout.id);
+    const pid = await cgroup.initPid();
+    if (pid === null) return { state: 'stopped', pid: null };
+    const remnant = await readRemnant(layout.operation);
+    const held =
+      remnant?.kind === 'prepare'
+        ? !remnant.released
+        : remnant?.kind === 'freeze' && remnant.held && remnant.verdict !== 'abort';
+    return { state: held === true || (await cgroup.isFrozen()) ? 'frozen' : 'running', pid };
+  }
+
+  remove(workload: Workload): Promise<void> {
+    return this.#exclusively(workload, 'remove', async (layout) => {
+      await this.#stop(layout);
+      for (const path of [layout.upper, layout.memory, layout.work, layout.merged, layout.lxcPath, layout.log]) {
+        await rm(path, { recursive: true, force: true });
+      }
+      await removeOperation(layout.operation);
+    });
+  }
+
+  async obstacles(workload: Workload): Promise<readonly Capability[]> {
+    const cgroup = await Cgroup.of(lxcLayout(workload).id);
+    return obstaclesOf(await cgroup.processes());
+  }
+
+  round(workload: Workload, signal: AbortSignal): Promise<InstanceTrees> {
+    return this.#exclusively(workload, 'round', async (layout) => {
+      const barrier = await this.#startDump(workload, layout, 'round', signal);
+      const onAbort = () => void barrier.decide('abort').catch(() => {});
+      // CRIU must not be killed in the middle of a dump: it has code of its own in the processes then.
+      signal.addEventListener('abort', onAbort, { once: true });
+      try {
+        const exitCode = await barrier.ended(limits.checkpoint);
+        await this.#letRun(layout);
+        if (signal.aborted) throw cancelled('round', signal);
+        if (exitCode !== 0) throw await dumpFailure(workload, layout, exitCode);
+        await this.#keepImages(layout);
+        return instanceOf(layout);
+      } finally {
+        signal.removeEventListener('abort', onAbort);
+        await removeOperation(layout.operation);
+      }
+    });
+  }
+
+  async freeze(workload: Workload, signal: AbortSignal): Promise<FrozenWorkload> {
+    const layout = lxcLayout(workload);
+    await this.#begin(workload, 'freeze');
+    try {
+      const barrier = await this.#startDump(workload, layout, 'freeze', signal);
+      try {
+        if (!(await barrier.until('held', limits.checkpoint, signal))) {
+          throw await dumpFailure(workload, layout, await barrier.ended(limits.settle));
+        }
+        const { mtimeMs } = await stat(join(layout.operation, 'frozen-at'));
+        await this.#keepImages(layout);
+        return this.#frozen(workload, layout, barrier, Math.floor(mtimeMs));
+      } catch (error) {
+        await this.#abortDump(layout, barrier);
+        throw error;
+      }
+    } catch (error) {
+      this.#end(workload);
+      throw error;
+    }
+  }
+
+  async staging(workload: Workload): Promise<InstanceTrees> {
+    const layout = lxcLayout(workload);
+    await this.#settled(workload);
+    const { state } = await this.inspect(workload);
+    if (state !== 'stopped') {
+      throw new DeltahopError('DELTAHOP_E_BUSY', `${workload.name} is ${state} here: nothing can be received over it`);
+    }
+    await this.create(workload);
+    await unmountOverlay(layout.merged);
+    await removeByproducts(layout);
+    return instanceOf(layout);
+  }
+
+  async prepare(workload: Workload, signal: AbortSignal): Promise<PreparedWorkload> {
+    const layout = lxcLayout(workload);
+    await this.#begin(workload, 'prepare');
+    try {
+      const settings = parseSettings(workload.name, workload.settings);
+      const [criu, cgroup] = await Promise.all([findCriu(), Cgroup.of(layout.id)]);
+      if ((await cgroup.initPid()) !== null) {
+        throw new DeltahopError('DELTAHOP_E_BUSY', `${workload.name} already runs here`);
+      }
+      await stat(join(layout.memory, 'inventory.img')).catch((error: unknown) => {
+        const message = `there is no complete image of ${workload.name} in ${layout.memory}`;
+        throw new DeltahopError('DELTAHOP_E_RESTORE', message, { cause: error });
+      });
+      await Promise.all([
+        cgroup.removeEmpty(),
+        removeOperation(layout.operation),
+        removeByproducts(layout),
+        writeConfig(layout, settings, cgroup, 'apart'),
+        mountOverlay(overlayOf(workload, layout)),
+      ]);
+      try {
+        return await this.#prepareMounted(workload, layout, settings, criu, cgroup, signal);
+      } catch (error) {
+        await this.#clearRestore(layout, cgroup);
+        throw error;
+      }
+    } catch (error) {
+      this.#end(workload);
+      throw error;
+    }
+  }
+
+  async decideFreeze(workload: Workload, verdict: 'commit' | 'abort'): Promise<'commit' | 'abort' | null> {
+    const { operation } = lxcLayout(workload);
+    const remnant = await readRemnant(operation);
+    return remnant?.kind === 'freeze' ? await decide(operation, verdict) : null;
+  }
+
+  async recover(workload: Workload): Promise<Recovered> {
+    const layout = lxcLayout(workload);
+    await this.#settled(workload);
+    if (this.#busy.has(workload.path)) return { released: false };
+    const cgroup = await Cgroup.of(layout.id);
+    const remnant = await readRemnant(layout.operation);
+    let released = false;
+    if (remnant !== null) {
+      // Whatever still waits there has lost its agent; what is decided already stays so.
+      const verdict = await decide(layout.operation, 'abort');
+      if (remnant.supervisor !== null && !(await waitGone(remnant.supervisor, limits.settle))) {
+        killGroup(remnant.supervisor.pid);
+        await waitGone(remnant.supervisor, limits.kill);
+      }
+      const after = await readRemnant(layout.operation);
+      released = remnant.kind === 'prepare' && after?.released === true;
+      const doomed = remnant.kind === 'prepare' ? !released : verdict === 'commit';
+      if (remnant.kind !== 'round' && doomed) {
+        if (after?.init != null && (await isSameAlive(after.init))) killProcess(after.init.pid);
+        if (!(await cgroup.kill(limits.kill))) {
+          throw new DeltahopError('DELTAHOP_E_WORKLOAD', `processes of ${workload.name} do not end, even killed`);
+        }
+      } else {
+        await cgroup.thaw();
+      }
+      await removeOperation(layout.operation);
+    }
+    if ((await cgroup.initPid()) === null) {
+      await cgroup.kill(limits.kill);
+      await cgroup.removeEmpty();
+      await unmountOverlay(layout.merged);
+    }
+    return { released };
+  }
+
+  /** Runs `work` unless something else is under way on this workload. */
+  async #exclusively<Result>(
+    workload: Workload,
+    what: string,
+    work: (layout: LxcLayout) => Promise<Result>,
+  ): Promise<Result> {
+    await this.#begin(workload, what);
+    try {
+      return await work(lxcLayout(workload));
+    } finally {
+      this.#end(workload);
+    }
+  }
+
+  async #begin(workload: Workload, what: string): Promise<void> {
+    await this.#settled(workload);
+    const other = this.#busy.get(workload.path);
+    if (other !== undefined) {
+      throw new DeltahopError('DELTAHOP_E_BUSY', `${what} of ${workload.name}: ${other} is under way`);
+    }
+    this.#busy.set(workload.path, what);
+  }
+
+  #end(workload: Workload): void {
+    this.#busy.delete(workload.path);
+  }
+
+  async #settled(workload: Workload): Promise<void> {
+    await this.#settling.get(workload.path);
+  }
+
+  /** Goes on with `work` after the caller has its answer. What fails in it, `recover` mends. */
+  #settleLater(workload: Workload, work: () => Promise<void>): void {
+    const settling = work()
+      .catch(() => {})
+      .finally(() => {
+        this.#end(workload);
+        this.#settling.delete(workload.path);
+      });
+    this.#settling.set(workload.path, settling);
+  }
+
+  async #waitRunning(workload: Workload, layout: LxcLayout, cgroup: Cgroup): Promise<void> {
+    const deadline = Date.now() + limits.running;
+    for (;;) {
+      const pid = await cgroup.initPid();
+      if (pid === null) throw await this.#startFailure(workload, layout, 'its first process ended at once');
+      // Until it has become the service's own program, the first process is still LXC, setting up.
+      const program = await readlink(`/proc/${pid}/exe`).catch(() => '');
+      if (program !== '' && !/\/lxc-(start|checkpoint)( \(deleted\))?$/.test(program)) return;
+      if (Date.now() > deadline) throw await this.#startFailure(workload, layout, 'it is not ready in time');
+      await sleep(5);
+    }
+  }
+
+  async #startFailure(workload: Workload, layout: LxcLayout, what: string): Promise<DeltahopError> {
+    const why = causeInLxcLog(await readText(layout.log));
+    return new DeltahopError('DELTAHOP_E_WORKLOAD', `${workload.name}: ${what}${why === null ? '' : `: ${why}`}`);
+  }
+
+  async #stop(layout: LxcLayout): Promise<void> {
+    const cgroup = await Cgroup.of(layout.id);
+    const pid = await cgroup.initPid();
+    if (pid !== null) {
+      await cgroup.thaw();
+      const seconds = String(limits.stopGently / 1000);
+      const argv = ['lxc-stop', '-n', layout.id, '-P', layout.lxcPath, '-t', seconds, '-o', layout.log];
+      // Its answer says little; what is left counts. Its monitor may be gone, and then only killing helps.
+      await runCommand(argv, { limitMs: limits.stop }).catch((error: unknown) => {
+        if (!isDeltahopError(error, 'DELTAHOP_E_TIMEOUT')) throw error;
+      });
+    }
+    await this.#clear(layout, cgroup);
+  }
+
+  /** Ends what is left of a container, without asking it, and unmounts its root. */
+  async #clear(layout: LxcLayout, cgroup: Cgroup): Promise<void> {
+    if (!(await cgroup.kill(limits.kill))) {
+      throw new DeltahopError('DELTAHOP_E_WORKLOAD', `processes of ${layout.id} do not end, even killed`);
+    }
+    await unmountOverlay(layout.merged);
+    await cgroup.removeEmpty();
+  }
+
+  /** Starts lxc-checkpoint on a running container. */
+  async #startDump(
+    workload: Workload,
+    layout: LxcLayout,
+    kind: Exclude<OperationKind, 'prepare'>,
+    signal: AbortSignal,
+  ): Promise<Barrier> {
+    const { network } = parseSettings(workload.name, workload.settings);
+    const [criu, cgroup] = await Promise.all([findCriu(), Cgroup.of(layout.id)]);
+    const [pid, freezer] = await Promise.all([cgroup.initPid(), cgroup.payload()]);
+    if (pid === null || freezer === null) {
+      throw new DeltahopError('DELTAHOP_E_NOT_RUNNING', `${workload.name} does not run here`);
+    }
+    if (signal.aborted) throw cancelled(kind, signal);
+    await removeOperation(layout.operation);
+    const command = ['lxc-checkpoint', '-n', layout.id, '-P', layout.lxcPath, ...(kind === 'freeze' ? ['-s'] : [])];
+    command.push('-D', join(layout.operation, 'images'), '-o', join(layout.operation, 'lxc.log'), '-l', 'INFO');
+    return Barrier.start(layout.operation, {
+      kind,
+      command,
+      criuProgram: criu.program,
+      criuConfig: criuConfig(criu),
+      freezer: { directory: freezer, version: cgroup.version },
+      network: networkOf(layout, network),
+    });
+  }
+
+  /** Makes the images of the dump just made the instance's memory. */
+  async #keepImages(layout: LxcLayout): Promise<void> {
+    const images = join(layout.operation, 'images');
+    for (const name of byproducts) {
+      await rename(join(images, name), join(layout.operation, name)).catch(ignoreMissing);
+    }
+    await rewindExpiredTimers(images);
+    const old = join(layout.operation, 'old-images');
+    await rename(layout.memory, old).catch(ignoreMissing);
+    await rename(images, layout.memory);
+    await chmod(layout.memory, 0o700);
+  }
+
+  #frozen(workload: Workload, layout: LxcLayout, barrier: Barrier, frozenAtMs: number): FrozenWorkload {
+    return {
+      frozenAtMs,
+      instance: instanceOf(layout),
+      commit: async () => {
+        const verdict = await barrier.decide('commit');
+        const ended = verdict === 'commit' && (await barrier.until('ended', limits.settle));
+        if (verdict !== 'commit') {
+          throw new DeltahopError('DELTAHOP_E_CHECKPOINT', `${workload.name} has resumed here: its barrier gave way`);
+        }
+        if (!ended) {
+          // The verdict stands whatever became of its script: nothing may run here any more.
+          const cgroup = await Cgroup.of(layout.id);
+          if (!(await cgroup.kill(limits.kill))) {
+            this.#end(workload);
+            throw new DeltahopError('DELTAHOP_E_WORKLOAD', `processes of ${workload.name} do not end, even killed`);
+          }
+        }
+        this.#settleLater(workload, async () => {
+          await barrier.ended(limits.settle);
+          await this.#clear(layout, await Cgroup.of(layout.id));
+          await removeOperation(layout.operation);
+        });
+      },
+      abort: async () => {
+        if ((await verdictOf(layout.operation)) === 'commit') {
+          throw new DeltahopError('DELTAHOP_E_CHECKPOINT', `${workload.name} was given up already and can not resume`);
+        }
+        try {
+          await this.#abortDump(layout, barrier);
+        } finally {
+          this.#end(workload);
+        }
+      },
+    };
+  }
+
+  /** Lets a container run on whose dump is under way or done, and waits until it does. */
+  async #abortDump(layout: LxcLayout, barrier: Barrier): Promise<void> {
+    await barrier.decide('abort');
+    await barrier.ended(limits.settle);
+    await this.#letRun(layout);
+    await removeOperation(layout.operation);
+  }
+
+  /** Makes sure that a container neither is frozen nor stopped by a tracer. */
+  async #letRun(layout: LxcLayout): Promise<void> {
+    const cgroup = await Cgroup.of(layout.id);
+    const deadline = Date.now() + limits.settle;
+    for (;;) {
+      await cgroup.thaw();
+      const pid = await cgroup.initPid();
+      if (pid === null) return;
+      if (!(await cgroup.isFrozen()) && (await processState(pid)) !== 't') return;
+      if (Date.now() > deadline) {
+        throw new DeltahopError('DELTAHOP_E_WORKLOAD', `process ${pid} of ${layout.id} does not run on by itself`);
+      }
+      await sleep(5);
+    }
+  }
+
+  async #prepareMounted(
+    workload: Workload,
+    layout: LxcLayout,
+    settings: LxcSettings,
+    criu: Criu,
+    cgroup: Cgroup,
+    signal: AbortSignal,
+  ): Promise<PreparedWorkload> {
+    const command = ['lxc-checkpoint', '-r', '-n', layout.id, '-P', layout.lxcPath];
+    command.push('-D', layout.memory, '-o', join(layout.operation, 'lxc.log'), '-l', 'INFO');
+    if (signal.aborted) throw cancelled('prepare', signal);
+    const barrier = await Barrier.start(layout.operation, {
+      kind: 'prepare',
+      command,
+      criuProgram: criu.program,
+      criuConfig: criuConfig(criu, cgroup.unifiedRoot),
+      freezer: { directory: cgroup.intendedPayload, version: cgroup.version },
+      network: networkOf(layout, settings.network),
+    });
+    try {
+      if (!(await barrier.until('held', limits.checkpoint, signal))) {
+        throw await restoreFailure(workload, layout, await barrier.ended(limits.settle));
+      }
+      await applyLimits(workload, settings, cgroup);
+    } catch (error) {
+      await barrier.decide('abort');
+      await barrier.ended(limits.settle);
+      throw error;
+    }
+    return {
+      commit: async () => {
+        const verdict = await barrier.decide('commit');
+        if (verdict !== 'commit' || !(await barrier.until('released', limits.settle))) {
+          const failure = await restoreFailure(workload, layout, await barrier.ended(limits.settle));
+          await this.#clearRestore(layout, cgroup);
+          this.#end(workload);
+          throw failure;
+        }
+        // The freezer was shut before CRIU looked at it (see the pre-dump action), so CRIU has shut it here again.
+        await cgroup.thaw();
+        this.#settleLater(workload, async () => {
+          await barrier.ended(limits.settle);
+          await removeByproducts(layout);
+          await removeOperation(layout.operation);
+          await writeConfig(layout, settings, cgroup, 'attached');
+        });
+      },
+      abort: async () => {
+        if ((await verdictOf(layout.operation)) === 'commit') {
+          throw new DeltahopError('DELTAHOP_E_RESTORE', `${workload.name} was let go already; stop it instead`);
+        }
+        try {
+          await barrier.decide('abort');
+          await barrier.ended(limits.settle);
+          await this.#clearRestore(layout, cgroup);
+        } finally {
+          this.#end(workload);
+        }
+      },
+    };
+  }
+
+  /** Clears what a restore that came to nothing left, so that the next one needs no help. */
+  async #clearRestore(layout: LxcLayout, cgroup: Cgroup): Promise<void> {
+    const remnant = await readRemnant(layout.operation);
+    // If CRIU itself was killed, a half-restored tree waits for it forever.
+    if (remnant?.init != null && (await isSameAlive(remnant.init))) killProcess(remnant.init.pid);
+    await cgroup.kill(limits.kill);
+    await unmountOverlay(layout.merged);
+    await cgroup.removeEmpty();
+    await removeByproducts(layout);
+    await removeOperation(layout.operation);
+  }
+}
+
+function overlayOf(workload: Workload, layout: LxcLayout) {
+  const { upper, work, merged } = layout;
+  return { lower: [workload.appPath, workload.basePath], upper, work, merged };
+}
+
+/** The memory's images are made durable beside the restore, which takes longer (migrate/incoming); files on arrival. */
+function instanceOf(layout: LxcLayout): InstanceTrees {
+  return {
+    trees: [
+      { name: 'upper', path: layout.upper, excludeXattrs: localXattrs, durable: true },
+      { name: 'memory', path: layout.memory, excludeXattrs: [], durable: false },
+    ],
+  };
+}
+
+function networkOf(layout: LxcLayout, network: LxcSettings['network']): BarrierPlan['network'] {
+  return network && { hostInterface: layout.hostInterface, bridge: network.bridge, mac: network.mac };
+}
+
+/** The upper directory's own mode and owner become the container's root directory's: those of the layers below it. */
+async function makeUpper(workload: Workload, layout: LxcLayout): Promise<void> {
+  try {
+    await mkdir(layout.upper);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return;
+    throw error;
+  }
+  const root = await stat(workload.appPath).catch(() => null);
+  if (root === null) return;
+  await chown(layout.upper, root.uid, root.gid);
+  await chmod(layout.upper, root.mode & 0o7777);
+}
+
+async function writeConfig(
+  layout: LxcLayout,
+  settings: LxcSettings,
+  cgroup: Cgroup,
+  bridge: 'attached' | 'apart',
+): Promise<void> {
+  const place = { root: layout.merged, hostInterface: layout.hostInterface, bridge, cgroup: cgroup.version };
+  await mkdir(dirname(layout.config), { recursive: true });
+  await writeFile(`${layout.config}.new`, containerConfig(settings, place));
+  await rename(`${layout.config}.new`, layout.config);
+}
+
+async function applyLimits(workload: Workload, settings: LxcSettings, cgroup: Cgroup): Promise<void> {
+  try {
+    await cgroup.applyLimits(settings);
+  } catch (error) {
+    const why = (error as Error).message;
+    throw new DeltahopError('DELTAHOP_E_WORKLOAD', `${workload.name}: its limits can not be set: ${why}`, {
+      cause: error,
+    });
+  }
+}
+
+async function dumpFailure(workload: Workload, layout: LxcLayout, exitCode: number | null): Promise<DeltahopError> {
+  const { operation } = layout;
+  const logs = [join(operation, 'images/dump.log'), join(operation, 'dump.log')];
+  const why = await causeOf(logs, operation, exitCode);
+  return new DeltahopError('DELTAHOP_E_CHECKPOINT', `${workload.name} could not be saved: ${why}`);
+}
+
+async function restoreFailure(workload: Workload, layout: LxcLayout, exitCode: number | null): Promise<DeltahopError> {
+  const why = await causeOf([join(layout.memory, 'restore.log')], layout.operation, exitCode);
+  return new DeltahopError('DELTAHOP_E_RESTORE', `${workload.name} could not be restored: ${why}`);
+}
+
+/** Why lxc-checkpoint failed: CRIU knows best, then LXC, then what was printed. */
+async function causeOf(criuLogs: readonly string[], operation: string, exitCode: number | null): Promise<string> {
+  for (const log of criuLogs) {
+    const cause = causeInCriuLog(await readText(log));
+    if (cause !== null) return cause;
+  }
+  const printed = (await readText(join(operation, 'output'))).trim().split('\n').at(-1) ?? '';
+  return (
+    causeInLxcLog(await readText(join(operation, 'lxc.log'))) ??
+    (printed !== ''
+      ? printed
+      : exitCode === null
+        ? 'lxc-checkpoint was killed'
+        : `lxc-checkpoint ended with ${exitCode}`)
+  );
+}
+
+async function removeByproducts(layout: LxcLayout): Promise<void> {
+  for (const name of byproducts) await rm(join(layout.memory, name), { force: true });
+}
+
+/** A log's text, the end of it if it is very long; nothing if there is none. */
+async function readText(path: string): Promise<string> {
+  const text = await readFile(path, 'utf8').catch(() => '');
+  return text.length > 4 << 20 ? text.slice(-(4 << 20)) : text;
+}
+
+function cancelled(what: string, signal: AbortSignal): DeltahopError {
+  return new DeltahopError('DELTAHOP_E_CANCELLED', `${what} was cancelled`, { cause: signal.reason });
+}
+
+function ignoreMissing(error: unknown): void {
+  if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+}
+
+function killProcess(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch {
+    // Gone in the meantime.
+  }
+}
+
+function killGroup(pid: number): void {
+  killProcess(-pid);
+}
