@@ -1,0 +1,246 @@
+/** What people and programs read: escaped text, tables, errors, and progress as bars, lines or JSON. */
+import cliProgress from 'cli-progress';
+import prettyBytes from 'pretty-bytes';
+import prettyMs from 'pretty-ms';
+import type { ErrorBody, StreamedEvent } from '../agent/messages.js';
+
+/** A stream to write to. */
+export interface Output {
+  write(text: string): unknown;
+  readonly isTTY?: boolean;
+}
+
+/** C0 and C1 controls, DEL, line separators, and what reorders or hides text: all can make a terminal show a lie. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: finding them is the purpose
+const unprintable = /[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g;
+
+/** Text from anywhere, fit for a terminal: what is not plain text is shown as `\xHH` or `\uHHHH`. */
+export function printable(text: string): string {
+  return text.replace(unprintable, (character) => {
+    const code = character.charCodeAt(0);
+    return code < 0x100 ? `\\x${code.toString(16).padStart(2, '0')}` : `\\u${code.toString(16).padStart(4, '0')}`;
+  });
+}
+
+/** One JSON object as a line. It is valid JSON and shows no control character either. */
+export function jsonLine(value: object): string {
+  const escaped = JSON.stringify(value).replace(
+    unprintable,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  );
+  return `${escaped}\n`;
+}
+
+/** An error for people: what happened, and the way out. */
+export function errorText({ code, message, remedy }: ErrorBody): string {
+  return `deltahop: ${printable(message)}\n  → ${printable(remedy)}  [${printable(code)}]\n`;
+}
+
+/** Columns under a heading, each as wide as its widest cell. */
+export function table(heading: readonly string[], rows: readonly (readonly string[])[]): string {
+  const cells = [heading, ...rows].map((row) => row.map(printable));
+  const widths = heading.map((_, column) => Math.max(...cells.map((row) => [...(row[column] ?? '')].length)));
+  const line = (row: readonly string[]): string =>
+    row
+      .map((cell, column) => cell + ' '.repeat((widths[column] ?? 0) - [...cell].length))
+      .join('  ')
+      .trimEnd();
+  return `${cells.map(line).join('\n')}\n`;
+}
+
+/** Bytes for people, in decimal units as links are rated. */
+export function bytesText(bytes: number): string {
+  return prettyBytes(bytes);
+}
+
+/** A time for people. */
+export function durationText(ms: number): string {
+  return ms < 1000 ? `${Math.round(ms)} ms` : prettyMs(ms, { secondsDecimalDigits: 1 });
+}
+
+/** Shows the events of a job as they come. */
+export interface EventView {
+  show(event: StreamedEvent): void;
+  /** Takes what is only temporary off the terminal. */
+  close(): void;
+}
+
+/** The view for a job: JSON lines, or text with bars on a terminal and plain lines elsewhere. */
+export function eventView(json: boolean, stdout: Output, stderr: Output): EventView {
+  if (json) {
+    return {
+      show: (event) => {
+        if (event.type !== 'job') stdout.write(jsonLine(event));
+      },
+      close: () => {},
+    };
+  }
+  return new TextView(stdout, stderr);
+}
+
+/** Between two lines of progress where there is no terminal to draw a bar on. */
+const plainProgressMs = 5_000;
+
+class TextView implements EventView {
+  readonly #stdout: Output;
+  readonly #progress: Bar | PlainProgress;
+
+  constructor(stdout: Output, stderr: Output) {
+    this.#stdout = stdout;
+    this.#progress = stderr.isTTY === true ? new Bar(stderr) : new PlainProgress(stderr);
+  }
+
+  show(event: StreamedEvent): void {
+    if (event.type === 'progress') {
+      this.#progress.update(measured(event));
+      return;
+    }
+    const line = eventLine(event);
+    if (line === null) return;
+    this.#progress.close();
+    this.#stdout.write(`${line}\n`);
+  }
+
+  close(): void {
+    this.#progress.close();
+  }
+}
+
+/** A line for an event, or null if people need not see it. */
+export function eventLine(event: StreamedEvent): string | null {
+  switch (event.type) {
+    case 'phase': {
+      if (event['state'] !== 'end') return null;
+      const name = printable(text(event, 'name')).padEnd(10);
+      const time = durationText(number(event, 'ms')).padStart(9);
+      return `${name}${time}  ${trafficText(event)}`;
+    }
+    case 'round':
+      return (
+        `  round ${number(event, 'round')}: sent ${bytesText(number(event, 'bytesSent'))} in ` +
+        `${durationText(number(event, 'ms'))}; next: ${printable(text(event, 'next'))}`
+      );
+    case 'warning':
+      return `warning: ${printable(text(event, 'message'))}`;
+    case 'layer':
+      return printable(text(event, 'digest'));
+    case 'summary':
+      return event['result'] === 'moved' ? movedText(event) : null;
+    default:
+      return null;
+  }
+}
+
+function movedText(event: StreamedEvent): string {
+  const downtime = event['downtimeMs'];
+  const down = typeof downtime === 'number' ? `, down for ${durationText(downtime)}` : '';
+  const route = `${printable(text(event, 'service'))} moved from ${printable(text(event, 'from'))} to ${printable(text(event, 'to'))}`;
+  return `${route} in ${durationText(number(event, 'totalMs'))}${down}; ${trafficText(event)}`;
+}
+
+function trafficText(event: StreamedEvent): string {
+  return `sent ${bytesText(number(event, 'bytesSent'))}, received ${bytesText(number(event, 'bytesReceived'))}`;
+}
+
+interface Measured {
+  what: string;
+  doneBytes: number;
+  /** 0 while not known. */
+  totalBytes: number;
+}
+
+function measured(event: StreamedEvent): Measured {
+  const phase = text(event, 'phase');
+  const what = text(event, 'what')
+    .replace(/^layer-[0-9a-f]{64}$/, 'layer')
+    .replace(/^instance-/, '');
+  return {
+    what: printable(phase === '' || phase === what ? what : `${phase} ${what}`),
+    doneBytes: number(event, 'doneBytes'),
+    totalBytes: number(event, 'totalBytes'),
+  };
+}
+
+/** How fast something goes, and how long it will still take, from its own beginning on. */
+class Pace {
+  #what = '';
+  #startedAtMs = 0;
+  #startBytes = 0;
+
+  text({ what, doneBytes, totalBytes }: Measured): string {
+    const nowMs = performance.now();
+    if (what !== this.#what || doneBytes < this.#startBytes) {
+      this.#what = what;
+      this.#startedAtMs = nowMs;
+      this.#startBytes = doneBytes;
+    }
+    const perMs = (doneBytes - this.#startBytes) / (nowMs - this.#startedAtMs);
+    const amount = totalBytes > 0 ? `${bytesText(doneBytes)} of ${bytesText(totalBytes)}` : bytesText(doneBytes);
+    if (!(perMs > 0) || !Number.isFinite(perMs)) return amount;
+    const eta = totalBytes > doneBytes ? `, ${durationText((totalBytes - doneBytes) / perMs)} left` : '';
+    return `${amount}, ${bytesText(perMs * 1000)}/s${eta}`;
+  }
+}
+
+class Bar {
+  readonly #stream: Output;
+  readonly #pace = new Pace();
+  #bar: cliProgress.SingleBar | null = null;
+
+  constructor(stream: Output) {
+    this.#stream = stream;
+  }
+
+  update(progress: Measured): void {
+    const payload = { what: progress.what, pace: this.#pace.text(progress) };
+    const total = Math.max(progress.totalBytes, progress.doneBytes, 1);
+    if (this.#bar === null) {
+      this.#bar = new cliProgress.SingleBar({
+        format: '{what} {bar} {percentage}%  {pace}',
+        stream: this.#stream as NodeJS.WritableStream,
+        barsize: 24,
+        hideCursor: true,
+        clearOnComplete: true,
+        // The cursor and this line are ours to restore at an interrupt: the command goes on after the first one.
+        gracefulExit: false,
+      });
+      this.#bar.start(total, progress.doneBytes, payload);
+    }
+    this.#bar.setTotal(total);
+    this.#bar.update(progress.doneBytes, payload);
+  }
+
+  close(): void {
+    this.#bar?.stop();
+    this.#bar = null;
+  }
+}
+
+class PlainProgress {
+  readonly #stream: Output;
+  readonly #pace = new Pace();
+  #shownAtMs = performance.now();
+
+  constructor(stream: Output) {
+    this.#stream = stream;
+  }
+
+  update(progress: Measured): void {
+    const pace = this.#pace.text(progress);
+    if (performance.now() - this.#shownAtMs < plainProgressMs) return;
+    this.#shownAtMs = performance.now();
+    this.#stream.write(`${progress.what}: ${pace}\n`);
+  }
+
+  close(): void {}
+}
+
+function text(event: StreamedEvent, field: string): string {
+  const value = event[field];
+  return typeof value === 'string' ? value : '';
+}
+
+function number(event: StreamedEvent, field: string): number {
+  const value = event[field];
+  return typeof value === 'number' && Number.isFinite(value) ? value : 0;
+}
