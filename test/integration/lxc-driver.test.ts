@@ -1,0 +1,547 @@
+/** The LXC driver on real containers. One machine plays both nodes: two service directories beside one bridge. */
+import { spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { connect, type Socket } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { performance } from 'node:perf_hooks';
+import { createInterface } from 'node:readline';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { isDeltahopError } from '../../src/errors.js';
+import type { Workload, WorkloadDriver } from '../../src/workload/driver.js';
+import { Cgroup } from '../../src/workload/lxc/cgroup.js';
+import { lxcLayout } from '../../src/workload/lxc/layout.js';
+import { createLxcDriver } from '../../src/workload/lxc/lxc-driver.js';
+import { testUnless } from '../support/obstacle.js';
+import { run } from '../testbed/command.js';
+import { rootFileSystems } from '../testbed/rootfs.js';
+import { Testbed } from '../testbed/testbed.js';
+import { guestProgram } from './support/lxc-guest.js';
+
+const obstacle = Testbed.unavailable();
+const inside = process.env['DELTAHOP_TEST_INSIDE'] === '1';
+const prefix = join(tmpdir(), 'deltahop-lxc-driver-');
+
+/**
+ * LXC looks for the bridge in /sys, which must be of our network namespace; a fresh /sys has no cgroup tree, so that is
+ * set aside and bound back. CRIU keeps what it has learnt about the kernel only if /run is a tmpfs.
+ */
+const enter = `set -e
+aside=$(mktemp -d)
+mount --rbind /sys/fs/cgroup "$aside"
+mount -t sysfs sysfs /sys
+mount --rbind "$aside" /sys/fs/cgroup
+umount --lazy "$aside"
+rmdir "$aside"
+mount -t tmpfs -o mode=755 tmpfs /run
+ip link set lo up
+ip link add br0 type bridge
+ip addr add 10.91.0.1/24 dev br0
+ip link set br0 up
+exec "$@"`;
+
+// All of it in a network and a mount namespace of its own, which take every interface and mount with them at the end.
+if (obstacle === null && !inside) {
+  const argv = ['--net', '--mount', '--propagation', 'slave', '--', 'sh', '-c', enter, 'sh'];
+  const { status } = spawnSync('unshare', [...argv, process.execPath, fileURLToPath(import.meta.url)], {
+    stdio: 'inherit',
+    env: { ...process.env, DELTAHOP_TEST_INSIDE: '1' },
+  });
+  process.exit(status ?? 1);
+}
+
+const directory = `${prefix}${process.pid}`;
+const driver = createLxcDriver();
+let base = '';
+const made: Workload[] = [];
+
+function workload(name: string, node: 'a' | 'b', settings: Record<string, string> = {}): Workload {
+  const found: Workload = {
+    name,
+    path: join(directory, node, name),
+    basePath: base,
+    appPath: join(directory, 'app'),
+    settings,
+    command: [
+      '/usr/bin/env',
+      `GUEST_PORT=${settings['ip'] === undefined ? 'none' : '7'}`,
+      '/usr/bin/perl',
+      '-e',
+      guestProgram,
+    ],
+  };
+  made.push(found);
+  return found;
+}
+
+function count(of: Workload): number {
+  return Number(readFileSync(join(lxcLayout(of).upper, 'count'), 'utf8').split('\n')[0]);
+}
+
+/** Waits until the guest has counted further. */
+async function counts(of: Workload): Promise<void> {
+  const deadline = Date.now() + 5000;
+  while (!existsSync(join(lxcLayout(of).upper, 'count'))) {
+    if (Date.now() > deadline) throw new Error(`${of.name} does not begin to count`);
+    await sleep(10);
+  }
+  const before = count(of);
+  while (!(count(of) > before)) {
+    if (Date.now() > deadline) throw new Error(`${of.name} does not count on from ${before}`);
+    await sleep(10);
+  }
+}
+
+/** Does what a transfer would do, with the other program that can. */
+async function copyInstance(from: Workload, to: Workload): Promise<void> {
+  const target = await driver.staging(to);
+  for (const [index, name] of ['upper', 'memory'].entries()) {
+    const filters = ['origin', 'impure', 'uuid'].flatMap((each) => ['--filter', `-x trusted.overlay.${each}`]);
+    const source = join(from.path, name);
+    await run([
+      'rsync',
+      '-aHAX',
+      '--ignore-times',
+      '--delete',
+      ...filters,
+      `${source}/`,
+      `${target.trees[index]?.path}/`,
+    ]);
+  }
+}
+
+/** All connections; one to a dead guest would keep this process for as long as TCP has hope. */
+const sockets: Socket[] = [];
+
+/** Asks the guest all the time over one connection. */
+class Asker {
+  answers = 0;
+  longestGapMs = 0;
+  faults = 0;
+  wrong: string | null = null;
+  #socket: Socket;
+  #stopped = false;
+  #done: Promise<void>;
+
+  private constructor(socket: Socket) {
+    this.#socket = socket;
+    this.#done = this.#ask();
+  }
+
+  static async open(address: string): Promise<Asker> {
+    const deadline = Date.now() + 5000;
+    for (;;) {
+      const socket = connect(7, address);
+      socket.setNoDelay(true);
+      try {
+        await once(socket, 'connect');
+        sockets.push(socket);
+        return new Asker(socket);
+      } catch (error) {
+        socket.destroy();
+        if (Date.now() > deadline) throw error;
+        await sleep(20);
+      }
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#stopped = true;
+    await Promise.race([this.#done, sleep(3000)]);
+    this.#socket.destroy();
+  }
+
+  async #ask(): Promise<void> {
+    const lines = createInterface({ input: this.#socket })[Symbol.asyncIterator]();
+    this.#socket.on('error', (error) => {
+      this.wrong ??= `the connection broke: ${error.message}`;
+    });
+    for (let k = 1; !this.#stopped; k++) {
+      const asked = performance.now();
+      this.#socket.write(`${k}\n`);
+      const { value, done } = await lines.next();
+      if (done === true) {
+        this.wrong ??= 'the connection was closed';
+        return;
+      }
+      const [echo, , faults] = String(value).split(' ').map(Number);
+      if (echo !== k) this.wrong ??= `asked ${k}, answered ${value}`;
+      this.faults = Math.max(this.faults, faults ?? 0);
+      this.longestGapMs = Math.max(this.longestGapMs, performance.now() - asked);
+      this.answers++;
+      await sleep(2);
+    }
+  }
+}
+
+/** What killed runs left: their containers; their mounts and interfaces went with their namespaces. */
+async function clearStale(): Promise<void> {
+  for (const name of readdirSync(tmpdir())) {
+    const path = join(tmpdir(), name);
+    if (!path.startsWith(prefix)) continue;
+    const pid = path.slice(prefix.length);
+    if (existsSync(`/proc/${pid}`) && pid !== String(process.pid)) continue;
+    for (const node of ['a', 'b']) {
+      const services = existsSync(join(path, node)) ? readdirSync(join(path, node)) : [];
+      for (const service of services) {
+        const cgroup = await Cgroup.of(lxcLayout({ name: service, path: join(path, node, service) }).id);
+        await cgroup.kill(5000);
+        await cgroup.removeEmpty();
+      }
+    }
+    rmSync(path, { recursive: true, force: true });
+  }
+}
+
+async function rejection(promise: Promise<unknown>): Promise<Error> {
+  try {
+    await promise;
+  } catch (error) {
+    if (error instanceof Error) return error;
+  }
+  throw new Error('it did not fail');
+}
+
+const containers = suite('LXC driver');
+const check = testUnless(containers, obstacle);
+
+containers.before(async () => {
+  if (obstacle !== null) return;
+  await clearStale();
+  mkdirSync(join(directory, 'app'), { recursive: true });
+  ({ base } = await rootFileSystems());
+});
+
+containers.after(async () => {
+  if (obstacle !== null) return;
+  for (const socket of sockets) socket.destroy();
+  // As a new agent would: a failed test may have left something under way in `driver`.
+  const cleaner = createLxcDriver();
+  for (const each of made) {
+    await cleaner.recover(each);
+    await cleaner.remove(each);
+  }
+  rmSync(directory, { recursive: true, force: true });
+});
+
+check('finds on this machine all that it needs', async () => {
+  const lacking = (await driver.capabilities()).filter((capability) => !capability.ok);
+  assert.equal(lacking, []);
+});
+
+check('starts a service that another agent finds, and stops it', async () => {
+  const service = workload('plain', 'a', { memory: '256M', cpus: '1.5' });
+  assert.equal(await driver.inspect(service), { state: 'stopped', pid: null });
+  await driver.start(service);
+  await counts(service);
+  const { state, pid } = await createLxcDriver().inspect(service);
+  assert.is(state, 'running');
+  assert.match(readFileSync(`/proc/${pid}/cmdline`, 'utf8'), /perl/);
+  assert.equal(await driver.obstacles(service), []);
+  await driver.start(service);
+  assert.is((await driver.inspect(service)).pid, pid, 'starting what runs changes nothing');
+  assert.is(Number(limitOf(service, 'memory', 'memory.limit_in_bytes', 'memory.max')), 256 << 20);
+  await driver.stop(service);
+  assert.equal(await driver.inspect(service), { state: 'stopped', pid: null });
+  assert.not(existsSync(join(lxcLayout(service).merged, 'usr')), 'the overlay is unmounted');
+  await driver.stop(service);
+  const stopped = count(service);
+  assert.ok(stopped > 0, 'its files stay');
+});
+
+function limitOf(service: Workload, controller: string, v1: string, v2: string): string {
+  const name = `lxc.payload.${lxcLayout(service).id}`;
+  const old = join('/sys/fs/cgroup', controller, name, v1);
+  return readFileSync(existsSync(old) ? old : join('/sys/fs/cgroup', name, v2), 'utf8').trim();
+}
+
+check('says why a service does not start', async () => {
+  const service = { ...workload('broken', 'a'), command: ['/no/such/program'] };
+  const error = await rejection(driver.start(service));
+  assert.ok(isDeltahopError(error, 'DELTAHOP_E_WORKLOAD'));
+  assert.match(error.message, /\/no\/such\/program/);
+  assert.equal(await driver.inspect(service), { state: 'stopped', pid: null });
+  await driver.start(workload('broken', 'a'));
+  await driver.stop(service);
+});
+
+check('rounds leave the service running', async () => {
+  const service = workload('rounds', 'a', { ip: '10.91.0.20/24' });
+  await driver.start(service);
+  const asker = await Asker.open('10.91.0.20');
+  for (let round = 0; round < 2; round++) {
+    const { trees } = await driver.round(service, AbortSignal.timeout(30_000));
+    assert.equal(
+      trees.map((tree) => tree.name),
+      ['upper', 'memory'],
+    );
+    const images = readdirSync(trees[1]?.path ?? '');
+    assert.ok(images.includes('inventory.img') && images.some((name) => name.startsWith('pages-')));
+    assert.not(images.includes('dump.log'));
+    assert.is((await driver.inspect(service)).state, 'running');
+    await counts(service);
+  }
+  const error = await rejection(driver.round(service, AbortSignal.abort()));
+  assert.ok(isDeltahopError(error, 'DELTAHOP_E_CANCELLED'));
+  const late = new AbortController();
+  const cancelledRound = rejection(driver.round(service, late.signal));
+  await sleep(60);
+  late.abort();
+  assert.ok(isDeltahopError(await cancelledRound, 'DELTAHOP_E_CANCELLED'));
+  await counts(service);
+  await asker.close();
+  assert.equal([asker.wrong, asker.faults], [null, 0]);
+  await driver.stop(service);
+});
+
+check('an aborted freeze lets the service run on, its connection too', async () => {
+  const service = workload('thawed', 'a', { ip: '10.91.0.21/24' });
+  await driver.start(service);
+  const asker = await Asker.open('10.91.0.21');
+  await counts(service);
+  const before = Date.now();
+  const frozen = await driver.freeze(service, AbortSignal.timeout(30_000));
+  assert.ok(frozen.frozenAtMs >= before - 10 && frozen.frozenAtMs <= Date.now());
+  assert.is((await driver.inspect(service)).state, 'frozen');
+  const held = count(service);
+  await sleep(150);
+  assert.is(count(service), held, 'nothing runs while it is frozen');
+  const busy = await rejection(driver.round(service, AbortSignal.timeout(1000)));
+  assert.ok(isDeltahopError(busy, 'DELTAHOP_E_BUSY'));
+  await frozen.abort();
+  assert.is((await driver.inspect(service)).state, 'running');
+  await counts(service);
+  const again = await driver.freeze(service, AbortSignal.timeout(30_000));
+  await again.abort();
+  await counts(service);
+  await asker.close();
+  assert.equal([asker.wrong, asker.faults], [null, 0]);
+  assert.ok(asker.answers > 20);
+  await driver.stop(service);
+});
+
+check('a service hops there and back with its memory, files, pipe and connection', async () => {
+  const settings = { ip: '10.91.0.22/24', memory: '512M', cpus: '1' };
+  const nodes = [workload('hopper', 'a', settings), workload('hopper', 'b', settings)];
+  const [a, b] = nodes as [Workload, Workload];
+  await driver.create(b);
+  await driver.start(a);
+  const asker = await Asker.open('10.91.0.22');
+  await counts(a);
+  for (const [from, to] of [
+    [a, b],
+    [b, a],
+  ] as const) {
+    const ms: Record<string, number> = {};
+    const time = async <T>(name: string, work: Promise<T>): Promise<T> => {
+      const began = performance.now();
+      const result = await work;
+      ms[name] = Math.round(performance.now() - began);
+      return result;
+    };
+    await driver.round(from, AbortSignal.timeout(30_000));
+    await copyInstance(from, to);
+    const frozen = await time('freeze', driver.freeze(from, AbortSignal.timeout(30_000)));
+    const at = count(from);
+    await time('copy', copyInstance(from, to));
+    const prepared = await time('prepare', driver.prepare(to, AbortSignal.timeout(30_000)));
+    assert.is((await driver.inspect(to)).state, 'frozen');
+    assert.is(count(to), at, 'nothing runs while it is held');
+    await time('give up', frozen.commit());
+    assert.is((await driver.inspect(from)).state, 'stopped');
+    await time('let go', prepared.commit());
+    process.stdout.write(`hop: down ${Date.now() - frozen.frozenAtMs} ms, of which ${JSON.stringify(ms)}\n`);
+    await counts(to);
+    assert.ok(count(to) > at);
+    assert.is((await driver.inspect(to)).state, 'running');
+    assert.is(Number(limitOf(to, 'memory', 'memory.limit_in_bytes', 'memory.max')), 512 << 20);
+    await sleep(200);
+    assert.is(count(from), at, 'it never ran on at the source');
+    const { stdout } = await run(['nsenter', `--net=/proc/${(await driver.inspect(to)).pid}/ns/net`, 'iptables-save']);
+    assert.not.match(stdout, /CRIU/, 'no lock of the network is left');
+  }
+  await asker.close();
+  assert.equal([asker.wrong, asker.faults], [null, 0]);
+  assert.ok(asker.longestGapMs < 2000, `longest gap ${asker.longestGapMs} ms`);
+  process.stdout.write(`hops: ${asker.answers} answers, longest gap ${Math.round(asker.longestGapMs)} ms\n`);
+  await driver.stop(a);
+});
+
+check('a restore that is given up can be made again', async () => {
+  const [a, b] = [workload('again', 'a'), workload('again', 'b')];
+  await driver.start(a);
+  await counts(a);
+  const frozen = await driver.freeze(a, AbortSignal.timeout(30_000));
+  const at = count(a);
+  await copyInstance(a, b);
+  const first = await driver.prepare(b, AbortSignal.timeout(30_000));
+  await first.abort();
+  assert.equal(await driver.inspect(b), { state: 'stopped', pid: null });
+  assert.is(count(b), at);
+  const second = await driver.prepare(b, AbortSignal.timeout(30_000));
+  await frozen.commit();
+  await second.commit();
+  await counts(b);
+  assert.is(count(a), at);
+  await driver.stop(b);
+});
+
+check('a damaged image is refused with its cause, and the source runs on', async () => {
+  const [a, b] = [workload('damaged', 'a'), workload('damaged', 'b')];
+  await driver.start(a);
+  await counts(a);
+  const frozen = await driver.freeze(a, AbortSignal.timeout(30_000));
+  await copyInstance(a, b);
+  await run(['truncate', '-s', '10', join(b.path, 'memory/files.img')]);
+  const error = await rejection(driver.prepare(b, AbortSignal.timeout(30_000)));
+  assert.ok(isDeltahopError(error, 'DELTAHOP_E_RESTORE'));
+  assert.match(error.message, /CRIU/);
+  assert.equal(await driver.inspect(b), { state: 'stopped', pid: null });
+  await frozen.abort();
+  await counts(a);
+  await driver.stop(a);
+});
+
+check('without CRIU the error says so, and the service runs on', async () => {
+  const service = workload('nocriu', 'a');
+  await driver.start(service);
+  await counts(service);
+  const before = process.env['DELTAHOP_CRIU'];
+  process.env['DELTAHOP_CRIU'] = '/no/such/criu';
+  try {
+    for (const attempt of ['round', 'freeze'] as const) {
+      const error = await rejection(driver[attempt](service, AbortSignal.timeout(10_000)));
+      assert.ok(isDeltahopError(error, 'DELTAHOP_E_TOOL_MISSING'));
+      assert.match(error.message, /\/no\/such\/criu/);
+    }
+    const criu = (await driver.capabilities()).find((capability) => capability.name === 'criu');
+    assert.is(criu?.ok, false);
+    assert.ok(criu?.remedy);
+  } finally {
+    if (before === undefined) delete process.env['DELTAHOP_CRIU'];
+    else process.env['DELTAHOP_CRIU'] = before;
+  }
+  await counts(service);
+  const frozen = await driver.freeze(service, AbortSignal.timeout(30_000));
+  await frozen.abort();
+  await counts(service);
+  await driver.stop(service);
+});
+
+check('if the agent dies and stays dead, a frozen service resumes and a held one is ended', async () => {
+  const [a, b] = [workload('bereft', 'a'), workload('bereft', 'b')];
+  await driver.start(a);
+  await counts(a);
+  await dieAfter('freeze', a);
+  assert.is((await driver.inspect(a)).state, 'frozen');
+  await copyInstance(a, b);
+  await dieAfter('prepare', b);
+  const at = count(a);
+  assert.is((await driver.inspect(b)).state, 'frozen');
+  const deadline = Date.now() + 45_000;
+  while ((await driver.inspect(a)).state !== 'running' || (await driver.inspect(b)).state !== 'stopped') {
+    if (Date.now() > deadline) throw new Error('they are held for longer than the barrier’s patience');
+    await sleep(200);
+  }
+  await counts(a);
+  assert.is(count(b), at, 'it never ran at the destination');
+  for (const each of [a, b]) await driver.recover(each);
+  await counts(a);
+  await driver.stop(a);
+});
+
+/** Has another process do it and then kills that process, as a crash of the agent would. */
+async function dieAfter(what: 'freeze' | 'prepare', service: Workload): Promise<void> {
+  const module = new URL('../../src/workload/lxc/lxc-driver.js', import.meta.url).href;
+  const program = `const { createLxcDriver } = await import(${JSON.stringify(module)});
+    await createLxcDriver().${what}(${JSON.stringify(service)}, AbortSignal.timeout(30_000));
+    process.kill(process.pid, 'SIGKILL');`;
+  const { signal, stderr } = await run([process.execPath, '--input-type=module', '-e', program], { check: false });
+  assert.is(signal, 'SIGKILL', stderr);
+}
+
+check('names what can not be saved before and after it is tried', async () => {
+  const watch = (directory: string) => ({
+    ...workload('watcher', 'a'),
+    command: [
+      '/usr/bin/perl',
+      '-e',
+      // inotify_init1 and inotify_add_watch(…, IN_MODIFY), by their numbers on x86-64
+      '$SIG{TERM} = sub { exit }; my $d = shift; mkdir $d; my $f = syscall 294, 0; syscall 254, $f, $d, 2; sleep 1 while 1',
+      directory,
+    ],
+  });
+  const watching = async (service: Workload) => {
+    const { pid } = await driver.inspect(service);
+    const deadline = Date.now() + 5000;
+    const has = (fd: string) => /^inotify /m.test(readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'utf8'));
+    while (!readdirSync(`/proc/${pid}/fdinfo`).some(has)) {
+      if (Date.now() > deadline) throw new Error('it does not begin to watch');
+      await sleep(20);
+    }
+  };
+  const inEtc = watch('/etc');
+  await driver.start(inEtc);
+  await watching(inEtc);
+  assert.equal(await driver.obstacles(inEtc), []);
+  await driver.round(inEtc, AbortSignal.timeout(30_000));
+  await driver.stop(inEtc);
+  const elsewhere = watch('/srv/watched');
+  await driver.start(elsewhere);
+  await watching(elsewhere);
+  const [obstacleFound] = await driver.obstacles(elsewhere);
+  assert.match(obstacleFound?.detail ?? '', /^perl \(\d+\) watches files/);
+  const error = await rejection(driver.round(elsewhere, AbortSignal.timeout(30_000)));
+  assert.ok(isDeltahopError(error, 'DELTAHOP_E_CHECKPOINT'));
+  assert.match(error.message, /inotify/);
+  assert.is((await driver.inspect(elsewhere)).state, 'running');
+  await driver.stop(elsewhere);
+});
+
+check('recovery after an agent’s death lets a frozen service run on and ends a held one', async () => {
+  const [a, b] = [workload('orphan', 'a'), workload('orphan', 'b')];
+  await driver.start(a);
+  await counts(a);
+  // These objects are never asked for a verdict, as if the agent had died with them.
+  const [dead, other]: WorkloadDriver[] = [createLxcDriver(), createLxcDriver()];
+  await dead?.freeze(a, AbortSignal.timeout(30_000));
+  await copyInstance(a, b);
+  await other?.prepare(b, AbortSignal.timeout(30_000));
+  await driver.recover(b);
+  assert.equal(await driver.inspect(b), { state: 'stopped', pid: null });
+  await driver.recover(a);
+  assert.is((await driver.inspect(a)).state, 'running');
+  await counts(a);
+  await driver.recover(a);
+  const frozen = await driver.freeze(a, AbortSignal.timeout(30_000));
+  await copyInstance(a, b);
+  const prepared = await driver.prepare(b, AbortSignal.timeout(30_000));
+  await frozen.commit();
+  await prepared.commit();
+  await counts(b);
+  await driver.recover(b);
+  await counts(b);
+  await driver.stop(b);
+});
+
+check('nothing is left of all this', async () => {
+  for (const each of made) await createLxcDriver().remove(each);
+  const ids = made.map((each) => lxcLayout(each).id);
+  for (const controller of ['freezer', 'memory', 'unified', '.']) {
+    const at = join('/sys/fs/cgroup', controller);
+    const names = existsSync(at) ? readdirSync(at) : [];
+    assert.equal(
+      names.filter((name) => ids.some((id) => name.includes(id))),
+      [],
+    );
+  }
+  assert.not.match(readFileSync('/proc/self/mountinfo', 'utf8'), new RegExp(`${directory}/`));
+  const { stdout } = await run(['ip', '-brief', 'link']);
+  assert.not.match(stdout, /^dh/m);
+});
+
+containers.run();

@@ -1,0 +1,303 @@
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { DeltahopError, isDeltahopError } from '../../../src/errors.js';
+import type { LayerStore } from '../../../src/layers/store.js';
+import { IncomingMigrations } from '../../../src/migrate/incoming.js';
+import { Journal } from '../../../src/migrate/journal.js';
+import type { Offer, VerdictReply } from '../../../src/migrate/offer.js';
+import type { ServiceRecord } from '../../../src/migrate/ownership.js';
+import type { TransferServer } from '../../../src/transfer/transfer-server.js';
+import type { WorkloadDriver } from '../../../src/workload/driver.js';
+import { scratchDirectory } from '../layers/scratch.js';
+
+const test = suite('migrate/incoming');
+const scratch = scratchDirectory('incoming');
+let nodes = 0;
+
+const base = `blake3:${'a'.repeat(64)}`;
+const app = `blake3:${'b'.repeat(64)}`;
+const id = '00000000-0000-4000-8000-000000000000';
+const layer = { name: 'x', parent: null, bytes: 1 };
+const offer: Offer = {
+  migration: id,
+  sourceName: 'edge-a',
+  sourceAddress: '10.0.0.1:7701',
+  service: { name: 'web', driver: 'paper', settings: {}, command: ['/bin/server'], epoch: 4 },
+  layers: [
+    { ...layer, kind: 'base', digest: base },
+    { ...layer, kind: 'app', digest: app },
+  ],
+};
+
+/** A destination whose container, layers and source are on paper, with the real journal. */
+class Destination {
+  readonly path = join(scratch, String(nodes++));
+  readonly steps: string[] = [];
+  record: ServiceRecord | null = null;
+  state: 'running' | 'frozen' | 'stopped' = 'stopped';
+  /** The barrier's mark that a restore was let go. */
+  released = false;
+  /** Restores that fail before one works. */
+  failures = 0;
+  verdict: VerdictReply | null = null;
+  taken = new Set<string>();
+  /** The local operation on the service. */
+  operation: string | null = null;
+  stagingFails = false;
+  journal!: Journal;
+  incoming!: IncomingMigrations;
+
+  async restart(): Promise<void> {
+    this.operation = null;
+    mkdirSync(join(this.path, 'memory'), { recursive: true });
+    this.journal = await Journal.open(join(this.path, 'journal'));
+    this.incoming = new IncomingMigrations(this.#context(), () => {});
+  }
+
+  get journalled(): string {
+    return this.journal.destination(id)?.state ?? 'nothing';
+  }
+
+  #context() {
+    const driver: Partial<WorkloadDriver> = {
+      name: 'paper',
+      capabilities: async () => [],
+      validateSettings: () => {},
+      create: async () => {},
+      staging: async () => {
+        if (this.stagingFails) throw new DeltahopError('DELTAHOP_E_IO', 'no staging');
+        return {
+          trees: [{ name: 'memory', path: join(this.path, 'memory'), excludeXattrs: [], durable: false }],
+        };
+      },
+      stop: async () => {
+        this.state = 'stopped';
+      },
+      inspect: async () => ({ state: this.state, pid: null }),
+      recover: async () => {
+        if (this.state === 'frozen') this.state = 'stopped';
+        const { released } = this;
+        this.released = false;
+        return { released };
+      },
+      prepare: async () => {
+        if (this.failures-- > 0) throw new DeltahopError('DELTAHOP_E_RESTORE', 'a broken image');
+        if (this.state !== 'stopped') throw new DeltahopError('DELTAHOP_E_BUSY', 'already runs here');
+        this.steps.push('restored');
+        this.state = 'frozen';
+        return {
+          commit: async () => {
+            this.steps.push(`let go with ${this.journalled} in the journal`);
+            this.state = 'running';
+          },
+          abort: async () => {
+            this.state = 'stopped';
+          },
+        };
+      },
+    };
+    return {
+      nodeName: 'edge-b',
+      statePath: scratch,
+      journal: this.journal,
+      ownership: {
+        read: async () => this.record,
+        compareAndSet: async (_service: string, expected: number | null, next: ServiceRecord) => {
+          assert.is(expected, this.record?.epoch ?? null);
+          this.record = next;
+        },
+      },
+      layers: {
+        has: async () => false,
+        receiveStaging: async (digest: string) => {
+          if (this.taken.has(digest)) throw new DeltahopError('DELTAHOP_E_BUSY', 'arriving already');
+          this.taken.add(digest);
+          return '/';
+        },
+        releaseStaging: (digest: string) => void this.taken.delete(digest),
+      } as unknown as LayerStore,
+      transfers: { issueTicket: () => 'ticket', revokeTicket: async () => {} } as unknown as TransferServer,
+      driver: () => driver as WorkloadDriver,
+      workload: (record: ServiceRecord) => ({ ...record, path: '/', basePath: '/', appPath: '/' }),
+      begin: (_service: string, operation: string) => {
+        if (this.operation !== null) throw new DeltahopError('DELTAHOP_E_BUSY', this.operation);
+        this.operation = operation;
+        return () => {
+          this.operation = null;
+        };
+      },
+      connectPeer: () => ({
+        verdict: async () => {
+          if (this.verdict === null) throw new DeltahopError('DELTAHOP_E_LINK', 'gone');
+          return this.verdict;
+        },
+        cede: async (_migration: string, epoch: number) => {
+          this.steps.push(`source cedes to ${epoch}`);
+        },
+        close: () => {},
+      }),
+    };
+  }
+}
+
+async function destination(upTo: 'staging' | 'prepared'): Promise<Destination> {
+  const made = new Destination();
+  await made.restart();
+  await made.incoming.offer(offer);
+  if (upTo === 'prepared') await made.incoming.prepare(id);
+  return made;
+}
+
+async function refusalOf(work: Promise<unknown>): Promise<string> {
+  return await work.then(
+    () => 'none',
+    (error: unknown) => (isDeltahopError(error) ? error.code : String(error)),
+  );
+}
+
+async function until(condition: () => boolean): Promise<void> {
+  for (const deadline = Date.now() + 10_000; !condition(); await sleep(5)) {
+    if (Date.now() > deadline) throw new Error('it did not come to that');
+  }
+}
+
+test('the decision is on disk before the copy is let go, and saying it again changes nothing', async () => {
+  const node = await destination('prepared');
+  assert.is((await node.incoming.commit(id)).epoch, 5);
+  assert.is((await node.incoming.commit(id)).epoch, 5);
+  assert.equal(node.steps, ['restored', 'let go with committed in the journal']);
+  assert.equal([node.journalled, node.record?.ownership, node.record?.epoch], ['running', 'owned', 5]);
+  assert.is(await refusalOf(node.incoming.abort(id)), 'DELTAHOP_E_NOT_RUNNING');
+});
+
+test('an offer that fails half-way gives back what it has taken, and nothing of another', async () => {
+  const node = new Destination();
+  await node.restart();
+  node.stagingFails = true;
+  assert.is(await refusalOf(node.incoming.offer(offer)), 'DELTAHOP_E_IO');
+  assert.equal([...node.taken], []);
+  assert.is(node.journalled, 'aborted');
+
+  node.stagingFails = false;
+  node.taken.add(app);
+  const second = { ...offer, migration: '11111111-1111-4111-8111-111111111111' };
+  assert.is(await refusalOf(node.incoming.offer(second)), 'DELTAHOP_E_BUSY');
+  assert.equal([...node.taken], [app]);
+});
+
+test('local operations have to wait for an arrival, however it ends, and no longer', async () => {
+  for (const verdict of ['commit', 'abort'] as const) {
+    const node = await destination('prepared');
+    assert.is(node.operation, 'its migration from edge-a');
+    // The source is not heard any more: the destination's own question settles it.
+    node.verdict = { verdict, nodeName: 'edge-a' };
+    await node.incoming.recoverNow();
+    assert.is(node.journalled, verdict === 'commit' ? 'running' : 'aborted');
+    assert.is(node.operation, null);
+  }
+  const busy = new Destination();
+  await busy.restart();
+  busy.operation = 'its start';
+  assert.is(await refusalOf(busy.incoming.offer(offer)), 'DELTAHOP_E_BUSY');
+  assert.equal([busy.operation, busy.journalled], ['its start', 'nothing']);
+});
+
+test('what was not prepared is refused for good, though it is prepared afterwards', async () => {
+  const node = await destination('staging');
+  assert.is(await refusalOf(node.incoming.commit(id)), 'DELTAHOP_E_NOT_RUNNING');
+  assert.is(await refusalOf(node.incoming.prepare(id)), 'DELTAHOP_E_NOT_RUNNING');
+  await node.restart();
+  assert.is(await refusalOf(node.incoming.commit(id)), 'DELTAHOP_E_NOT_RUNNING');
+  assert.equal([node.journalled, node.state], ['aborted', 'stopped']);
+});
+
+test('a copy that can not be let go is restored once more; if that fails too it is refused for good', async () => {
+  const node = await destination('prepared');
+  await node.restart();
+  await node.incoming.recoverHere();
+  node.failures = 1;
+  assert.is(await refusalOf(node.incoming.commit(id)), 'DELTAHOP_E_NOT_RUNNING');
+  assert.equal([node.journalled, node.state, node.record?.ownership], ['aborted', 'stopped', 'departed']);
+  assert.is(await refusalOf(node.incoming.commit(id)), 'DELTAHOP_E_NOT_RUNNING');
+});
+
+for (const verdict of ['commit', 'abort'] as const) {
+  test(`a restarted agent asks until it hears ${verdict}, and does not act before`, async () => {
+    const node = await destination('prepared');
+    await node.restart();
+    await node.incoming.recoverHere();
+    node.incoming.pursueAll();
+    await sleep(50);
+    assert.equal([node.state, node.journalled], ['stopped', 'prepared']);
+    node.verdict = { verdict: 'undecided', nodeName: 'edge-a' };
+    await node.incoming.recoverNow();
+    assert.equal([node.state, node.journalled], ['stopped', 'prepared']);
+    // Another node has taken the address: what it does not know it may not judge.
+    node.verdict = { verdict: 'abort', nodeName: 'edge-z' };
+    await node.incoming.recoverNow();
+    assert.is(node.journalled, 'prepared');
+    node.verdict = { verdict, nodeName: 'edge-a' };
+    await until(() => node.journalled === (verdict === 'commit' ? 'running' : 'aborted'));
+    assert.is(node.state, verdict === 'commit' ? 'running' : 'stopped');
+    assert.is(node.steps.filter((step) => step === 'restored').length, verdict === 'commit' ? 2 : 1);
+    await node.incoming.dispose();
+  });
+}
+
+test('a copy that was let go before the crash is not restored again', async () => {
+  for (const runs of [true, false]) {
+    const node = await destination('prepared');
+    const record = node.journal.destination(id);
+    assert.ok(record !== null);
+    await node.journal.write({ ...record, state: 'committed' });
+    node.released = true;
+    node.state = runs ? 'running' : 'stopped';
+    await node.restart();
+    await node.incoming.recoverHere();
+    node.incoming.pursueAll();
+    await until(() => node.journalled === 'running');
+    assert.equal([node.steps, node.record?.epoch], [['restored'], 5]);
+    await node.incoming.dispose();
+  }
+});
+
+test('a stopped agent ends what only arrives and leaves what is prepared to the next one', async () => {
+  const arriving = await destination('staging');
+  await arriving.incoming.dispose();
+  assert.is(arriving.journalled, 'aborted');
+  const prepared = await destination('prepared');
+  await prepared.incoming.dispose();
+  assert.equal([prepared.journalled, prepared.state], ['prepared', 'frozen']);
+});
+
+test('its owner offers again: the earlier try is over; another node is told to wait', async () => {
+  const node = await destination('prepared');
+  const other = { ...offer, migration: '11111111-1111-4111-8111-111111111111', sourceName: 'edge-c' };
+  assert.is(await refusalOf(node.incoming.offer(other)), 'DELTAHOP_E_BUSY');
+  await node.incoming.offer({ ...other, sourceName: 'edge-a' });
+  assert.equal([node.journalled, node.state], ['aborted', 'stopped']);
+});
+
+test('an operator keeps the destination: a later owner, and the source hears of it', async () => {
+  const node = await destination('prepared');
+  await node.incoming.resolve(id, 'destination');
+  assert.equal([node.state, node.record?.ownership, node.record?.epoch], ['running', 'owned', 6]);
+  assert.is(node.operation, null);
+  await until(() => node.steps.includes('source cedes to 6') && node.journal.destination(id)?.untoldEpoch === null);
+  await node.incoming.dispose();
+});
+
+test('it yields to a source that an operator chose', async () => {
+  const node = await destination('prepared');
+  await node.incoming.commit(id);
+  const record = node.journal.destination(id);
+  assert.ok(record !== null);
+  assert.is(await refusalOf(node.incoming.cede(record, 5)), 'DELTAHOP_E_EPOCH');
+  await node.incoming.cede(record, 6);
+  assert.equal([node.state, node.record?.ownership, node.record?.epoch], ['stopped', 'departed', 6]);
+});
+
+test.run();
