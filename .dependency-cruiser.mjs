@@ -77,6 +77,29 @@ export default {
       to: { path: '^(test|bench)/' },
     },
     {
+      name: 'bench-measures-from-outside',
+      comment:
+        'the benchmark runs what users run, whole processes; only the digests that say whether two trees are equal come from ' +
+        'the library, by the face that every program has',
+      severity: 'error',
+      from: { path: '^bench/' },
+      to: { path: '^src/', pathNot: '^src/engine/engine\\.ts$' },
+    },
+    {
+      name: 'bench-shares-only-the-testbed',
+      comment: 'the testbed is for tests, demo and benchmark alike; what is for one of them alone stays there',
+      severity: 'error',
+      from: { path: '^bench/' },
+      to: { path: '^test/', pathNot: '^test/testbed/' },
+    },
+    {
+      name: 'nothing-builds-on-bench',
+      comment: 'the benchmark is on top of everything; only the tests of its own arithmetic look into it',
+      severity: 'error',
+      from: { pathNot: '^(bench|test/unit/bench)/' },
+      to: { path: '^bench/' },
+    },
+    {
       name: 'no-undeclared-packages',
       comment: 'what src uses at run time must be a dependency, not a development dependency',
       severity: 'error',

@@ -118,7 +118,7 @@ async function lint(wanted) {
   const checks = [
     ['lint/biome', bin('biome'), ['check', '.']],
     ['lint/clang-format', 'bash', ['native/format.sh', '--check']],
-    ['lint/dependency-rules', bin('depcruise'), ['src']],
+    ['lint/dependency-rules', bin('depcruise'), ['src', 'bench']],
   ];
   for (const [name, command, args] of checks) if (wanted(name)) await check(name, command, args, 3 * minutes);
 }

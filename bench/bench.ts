@@ -1,0 +1,145 @@
+/** Runs cells on links and gathers the rows. */
+import { mkdirSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { type Cell, treesOf } from './cells.js';
+import { deltahopSettings, rsyncSettings, type Setting } from './contenders.js';
+import type { CorpusCache } from './corpus/corpus.js';
+import { type LinkKind, linkKinds, Network } from './network.js';
+import { expectedMs, promising, summaryOf } from './plan.js';
+import { type Row, rowOf, type Trial } from './rows.js';
+import { copyTree, difference, restoreTree } from './trees.js';
+import { runTrial } from './trial.js';
+
+/** What is run, and where. */
+export interface BenchOptions {
+  cells: readonly Cell[];
+  links: readonly LinkKind[];
+  /** Trials of each setting. */
+  trials: number;
+  /** A client that takes longer than this is ended; what is expected to take longer is not begun. */
+  limitMs: number;
+  /** Every setting on every link, however hopeless. */
+  everySetting: boolean;
+  workPath: string;
+  corpora: CorpusCache;
+  tell: (line: string) => void;
+  /** Told all rows of a cell on a link once they are known. */
+  onRows: (rows: readonly Row[]) => void;
+}
+
+/** What was left out, and why. */
+export type LeftOut = readonly string[];
+
+type Trees = Awaited<ReturnType<typeof treesOf>>;
+
+/** Runs them all. A cell whose corpus cannot be made is left out, which is said. */
+export async function runBench(options: BenchOptions): Promise<LeftOut> {
+  const leftOut: string[] = [];
+  const leave = (line: string): void => {
+    leftOut.push(line);
+    options.tell(`LEFT OUT: ${line}`);
+  };
+  const { settings: ours, missing } = await deltahopSettings();
+  for (const line of missing) leave(line);
+  for (const cell of options.cells) {
+    let trees: Trees;
+    try {
+      trees = await treesOf(cell, options.corpora);
+    } catch (error) {
+      leave(`${cell.name}: ${(error as Error).message}`);
+      continue;
+    }
+    await runCell(cell, trees, [...rsyncSettings(cell.holes), ...ours], options, leave);
+  }
+  return leftOut;
+}
+
+async function runCell(
+  cell: Cell,
+  trees: Trees,
+  settings: readonly Setting[],
+  options: BenchOptions,
+  leave: (line: string) => void,
+): Promise<void> {
+  const survey: Row[] = [];
+  // The unshaped link first: what it shows says which settings can be the best elsewhere.
+  const kinds = linkKinds.filter((kind) => options.links.includes(kind));
+  for (const kind of kinds) {
+    let chosen = settings;
+    if (kind.figures !== null && survey.length > 0) {
+      if (!options.everySetting) {
+        const { names, without } = promising(survey, kind);
+        chosen = settings.filter(({ contender, name }) => contender === 'deltahop' || names.has(name));
+        if (without.length > 0)
+          options.tell(`${cell.name} on ${kind.name}: rsync's ${without.join(', ')} cannot be the best`);
+      }
+      const slowest = Math.min(
+        ...survey.filter((row) => row.ok && row.contender === 'rsync').map((row) => expectedMs(row, kind)),
+      );
+      if (slowest > options.limitMs) {
+        leave(`${cell.name} on ${kind.name}: rsync would take ${Math.round(slowest / 1000)} s; --full runs it`);
+        continue;
+      }
+    }
+    const rows = await runLink(cell, trees, kind, chosen, options);
+    if (kind.figures === null) survey.push(...rows);
+    options.onRows(rows);
+  }
+}
+
+/** All trials of a cell on a link, the settings in turn and each round begun by another one. */
+async function runLink(
+  cell: Cell,
+  { oldPath, newPath }: Trees,
+  kind: LinkKind,
+  settings: readonly Setting[],
+  options: BenchOptions,
+): Promise<Row[]> {
+  const work = join(options.workPath, `work-${process.pid}`);
+  const modulePath = join(work, 'module');
+  const targetPath = join(modulePath, 'tree');
+  mkdirSync(modulePath, { recursive: true });
+  const network = await Network.open(kind, work);
+  const results = new Map<Setting, Trial[]>(settings.map((setting) => [setting, []]));
+  // A setting that needs too long once is not tried again.
+  const hopeless = new Set<Setting>();
+  let isFresh = false;
+  try {
+    for (let round = 0; round < options.trials; ++round) {
+      const at = round % settings.length;
+      for (const setting of [...settings.slice(at), ...settings.slice(0, at)]) {
+        if (hopeless.has(setting)) continue;
+        await (isFresh ? restoreTree(oldPath, targetPath) : copyTree(oldPath, targetPath));
+        const statePath = join(work, 'state');
+        const trial = await runTrial({
+          network,
+          setting,
+          statePath,
+          sourcePath: newPath,
+          modulePath,
+          limitMs: options.limitMs,
+        });
+        if (trial.ok) {
+          const isLast = round === options.trials - 1;
+          trial.note = await difference(newPath, targetPath, isLast);
+          trial.ok = trial.note === '';
+        } else {
+          hopeless.add(setting);
+        }
+        isFresh = trial.ok;
+        results.get(setting)?.push(trial);
+      }
+    }
+  } finally {
+    await network.close();
+    rmSync(work, { recursive: true, force: true });
+  }
+  const rows = settings.map((setting) =>
+    rowOf(
+      { cell: cell.name, link: kind.name, contender: setting.contender, setting: setting.name },
+      results.get(setting) ?? [],
+    ),
+  );
+  for (const row of rows) options.tell(`${row.cell} ${row.link} ${summaryOf(row)}`);
+  return rows;
+}

@@ -1,0 +1,36 @@
+/** Directory trees of the trials: making the target what it was, and saying whether two trees are equal. */
+import { existsSync, mkdirSync, rmSync } from 'node:fs';
+import { loadEngine } from '../src/engine/engine.js';
+import { run } from '../test/testbed/command.js';
+import { rsyncProgram } from './contenders.js';
+
+const hourMs = 3_600_000;
+
+/** Makes `path` a faithful copy of `from`, from nothing. */
+export async function copyTree(from: string | null, path: string): Promise<void> {
+  rmSync(path, { recursive: true, force: true });
+  if (from === null) mkdirSync(path);
+  else await run(['cp', '-a', '--sparse=always', from, path], { timeoutMs: hourMs });
+}
+
+/**
+ * Makes `path`, a copy of `from` or of a tree that was synced onto it, a copy of `from` again. Files that differ differ in
+ * size or time too (the corpora are made so), hence only what a trial changed is written.
+ */
+export async function restoreTree(from: string | null, path: string): Promise<void> {
+  if (from === null || !existsSync(path)) return await copyTree(from, path);
+  const options = ['-aHAXS', '--numeric-ids', '--delete', '--modify-window=-1', '--whole-file'];
+  await run([rsyncProgram, ...options, `${from}/`, `${path}/`], { timeoutMs: hourMs });
+}
+
+/** What tells two trees apart, in a few words; empty if nothing does. */
+export async function difference(onePath: string, otherPath: string, thorough: boolean): Promise<string> {
+  const options = ['-n', '-aHAXi', '--numeric-ids', '--delete', ...(thorough ? ['--checksum'] : [])];
+  const listing = await run([rsyncProgram, ...options, `${onePath}/`, `${otherPath}/`], { timeoutMs: hourMs });
+  const lines = listing.stdout.split('\n').filter(Boolean);
+  if (lines.length > 0) return `rsync -n finds ${lines.length} differences, the first is ${lines[0]}`;
+  if (!thorough) return '';
+  const engine = loadEngine();
+  const [one, other] = [await engine.treeDigest(onePath), await engine.treeDigest(otherPath)];
+  return one.digest === other.digest ? '' : 'rsync -n finds no difference, but the digests of the trees differ';
+}

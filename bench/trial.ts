@@ -1,0 +1,113 @@
+/** One trial: a fresh daemon, one client, and what both of them used. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { closeSync, mkdirSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { ended, run } from '../test/testbed/command.js';
+import type { Places, Setting } from './contenders.js';
+import { Meter } from './meter.js';
+import type { End, Network } from './network.js';
+import type { Trial } from './rows.js';
+
+const port = 7731;
+const startMs = 30_000;
+/** What is left of a transfer at the server once the client has its answer. */
+const windUpMs = 30_000;
+const samplePauseMs = 20;
+
+/** What a trial is made of. */
+export interface TrialParts {
+  network: Network;
+  setting: Setting;
+  /** A directory of this trial alone, emptied before it. */
+  statePath: string;
+  sourcePath: string;
+  modulePath: string;
+  /** A client that takes longer is ended, and the trial has failed. */
+  limitMs: number;
+}
+
+/** Runs one trial. The target is not looked at here; `ok` says only that both programs said so. */
+export async function runTrial(parts: TrialParts): Promise<Trial> {
+  const { network, setting, statePath, limitMs } = parts;
+  rmSync(statePath, { recursive: true, force: true });
+  mkdirSync(statePath, { recursive: true });
+  const places: Places = { ...parts, serverAddress: network.serverAddress, port };
+  const meters = {
+    client: Meter.create(`deltahop-bench-${process.pid}-client`),
+    server: Meter.create(`deltahop-bench-${process.pid}-server`),
+  };
+  const output = (end: End): string => join(statePath, `${end}.out`);
+  const start = (end: End, argv: string[]): ChildProcess => {
+    const [program = '', ...args] = [...network.prefix(end), ...meters[end].prefix(), ...argv];
+    const file = openSync(output(end), 'w');
+    const env = { ...process.env, ...setting.environment(places) };
+    const child = spawn(program, args, { stdio: ['ignore', file, file], env });
+    closeSync(file);
+    return child;
+  };
+  try {
+    const server = start('server', setting.server(places));
+    await listening(server, () => readFileSync(output('server'), 'utf8'));
+    // The last trial's and the preparation's writes are not this one's.
+    await run(['sync', '-f', parts.modulePath], { timeoutMs: 600_000 });
+    const serverProcesses = meters.server.pids().length;
+    const before = { cpuMs: meters.server.cpuMs(), arrived: await network.arrived() };
+
+    let peakRssBytes = 0;
+    const sampler = setInterval(() => {
+      peakRssBytes = Math.max(peakRssBytes, meters.client.residentBytes() + meters.server.residentBytes());
+    }, samplePauseMs);
+    const startedAtMs = performance.now();
+    const client = start('client', setting.client(places));
+    const exit = once(client, 'exit') as Promise<[number | null, NodeJS.Signals | null]>;
+    const timer = setTimeout(() => client.kill('SIGKILL'), limitMs);
+    const [code, signal] = await exit;
+    const exitMs = performance.now() - startedAtMs;
+    clearTimeout(timer);
+    clearInterval(sampler);
+    await run(['sync', '-f', parts.modulePath], { timeoutMs: 600_000 });
+    const wallMs = performance.now() - startedAtMs;
+
+    let note = '';
+    if (code !== 0) {
+      const said = readFileSync(output('client'), 'utf8').trim().split('\n').at(-1) ?? '';
+      note = signal === 'SIGKILL' ? `ended after ${limitMs / 1000} s` : `exit code ${code ?? signal}: ${said}`;
+    } else {
+      await meters.server.quiet(serverProcesses, windUpMs);
+    }
+    const arrived = await network.arrived();
+    return {
+      wallMs,
+      exitMs,
+      bytesOut: arrived.atServerBytes - before.arrived.atServerBytes,
+      bytesIn: arrived.atClientBytes - before.arrived.atClientBytes,
+      cpuClientMs: meters.client.cpuMs(),
+      cpuServerMs: meters.server.cpuMs() - before.cpuMs,
+      peakRssBytes,
+      ok: code === 0,
+      note,
+      statistics: setting.statistics(readFileSync(output('client'), 'utf8')),
+    };
+  } finally {
+    await meters.client.dispose();
+    await meters.server.dispose();
+  }
+}
+
+/** Waits until a process listens on the port in its own network. */
+async function listening(server: ChildProcess, said: () => string): Promise<void> {
+  const wanted = port.toString(16).toUpperCase().padStart(4, '0');
+  for (const deadline = Date.now() + startMs; ; await sleep(5)) {
+    if (server.exitCode !== null || server.signalCode !== null) throw new Error(`the server ended: ${said().trim()}`);
+    // A listening socket (state 0A) of the namespace that the process is in.
+    const table = readFileSync(`/proc/${server.pid}/net/tcp`, 'utf8');
+    if (table.split('\n').some((line) => / *\d+: [0-9A-F]{8}:(\S{4}) \S+ 0A /.exec(line)?.[1] === wanted)) return;
+    if (Date.now() > deadline) {
+      server.kill('SIGKILL');
+      await ended(server, 1000);
+      throw new Error('the server does not listen');
+    }
+  }
+}
