@@ -21,6 +21,7 @@ import { run } from '../testbed/command.js';
 import { rootFileSystems } from '../testbed/rootfs.js';
 import { Testbed } from '../testbed/testbed.js';
 import { guestProgram } from './support/lxc-guest.js';
+import { setUp } from './support/set-up.js';
 
 const obstacle = Testbed.unavailable();
 const inside = process.env['DELTAHOP_TEST_INSIDE'] === '1';
@@ -44,8 +45,10 @@ ip addr add 10.91.0.1/24 dev br0
 ip link set br0 up
 exec "$@"`;
 
-// All of it in a network and a mount namespace of its own, which take every interface and mount with them at the end.
+// All of it in a network and a mount namespace of its own, which take every interface and mount with them at the end. The
+// guests' files come from the network outside.
 if (obstacle === null && !inside) {
+  await rootFileSystems();
   const argv = ['--net', '--mount', '--propagation', 'slave', '--', 'sh', '-c', enter, 'sh'];
   const { status } = spawnSync('unshare', [...argv, process.execPath, fileURLToPath(import.meta.url)], {
     stdio: 'inherit',
@@ -178,23 +181,34 @@ class Asker {
   }
 }
 
-/** What killed runs left: their containers; their mounts and interfaces went with their namespaces. */
+/**
+ * What killed runs left: their containers; their mounts and interfaces went with their namespaces. What does not go is
+ * told and left: nothing here has its name.
+ */
 async function clearStale(): Promise<void> {
   for (const name of readdirSync(tmpdir())) {
     const path = join(tmpdir(), name);
     if (!path.startsWith(prefix)) continue;
     const pid = path.slice(prefix.length);
     if (existsSync(`/proc/${pid}`) && pid !== String(process.pid)) continue;
-    for (const node of ['a', 'b']) {
-      const services = existsSync(join(path, node)) ? readdirSync(join(path, node)) : [];
-      for (const service of services) {
-        const cgroup = await Cgroup.of(lxcLayout({ name: service, path: join(path, node, service) }).id);
-        await cgroup.kill(5000);
-        await cgroup.removeEmpty();
-      }
+    try {
+      await clear(path);
+    } catch (error) {
+      process.stdout.write(`a killed run's ${path} can not be cleared: ${(error as Error).message}\n`);
     }
-    rmSync(path, { recursive: true, force: true });
   }
+}
+
+async function clear(path: string): Promise<void> {
+  for (const node of ['a', 'b']) {
+    const services = existsSync(join(path, node)) ? readdirSync(join(path, node)) : [];
+    for (const service of services) {
+      const cgroup = await Cgroup.of(lxcLayout({ name: service, path: join(path, node, service) }).id);
+      await cgroup.kill(5000);
+      await cgroup.removeEmpty();
+    }
+  }
+  rmSync(path, { recursive: true, force: true });
 }
 
 async function rejection(promise: Promise<unknown>): Promise<Error> {
@@ -209,8 +223,7 @@ async function rejection(promise: Promise<unknown>): Promise<Error> {
 const containers = suite('LXC driver');
 const check = testUnless(containers, obstacle);
 
-containers.before(async () => {
-  if (obstacle !== null) return;
+setUp(containers, obstacle, async () => {
   await clearStale();
   mkdirSync(join(directory, 'app'), { recursive: true });
   ({ base } = await rootFileSystems());
