@@ -1,5 +1,5 @@
 /**
- * `deltahop sync` as its users run it: whole processes, ssh to a real sshd, and stock rsync as the judge of a tree that has
+ * `deltahop sync` as its users run it: whole processes, ssh to a real server, and stock rsync as the judge of a tree that has
  * one of everything.
  */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
@@ -15,7 +15,6 @@ import { testUnless } from '../support/obstacle.js';
 import { withScratch } from '../support/scratch.js';
 
 const program = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
-const sshd = '/usr/sbin/sshd';
 
 function has(command: string): boolean {
   return spawnSync('sh', ['-c', 'command -v "$1"', 'sh', command]).status === 0;
@@ -26,7 +25,7 @@ const missing = ['rsync', 'setfacl', 'setfattr', 'setcap'].filter((command) => !
 const judged = testUnless(test, notRoot ?? (missing.length === 0 ? null : `${missing.join(', ')}: not installed`));
 const overSsh = testUnless(
   test,
-  !existsSync(sshd) || !has('ssh') || !has('ssh-keygen') ? 'no OpenSSH server and client (openssh-server)' : notRoot,
+  notRoot ?? (['dropbear', 'ssh', 'ssh-keygen'].every(has) ? null : 'dropbear-bin and openssh-client: not installed'),
 );
 
 /** Fills a new directory ($1) with one of everything that copies tend to lose; $2 makes the versions differ. */
@@ -144,39 +143,30 @@ interface Shell {
   directory: string;
 }
 
-/** An sshd on loopback with throw-away keys, for as long as `use` runs. */
-async function withSshd(use: (shell: Shell) => Promise<void>): Promise<void> {
+/**
+ * An ssh server on loopback with throw-away keys, for as long as `use` runs. It is Dropbear, whose package starts no
+ * service; it wants the keys in root's home, so there it sees a file system of its own.
+ */
+async function withSshServer(use: (shell: Shell) => Promise<void>): Promise<void> {
   await withScratch(async (directory) => {
+    const file = (name: string): string => join(directory, name);
     for (const name of ['host', 'user']) {
-      const { status } = spawnSync('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', join(directory, name)]);
+      const { status } = spawnSync('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', file(name)]);
       assert.is(status, 0, 'ssh-keygen');
     }
+    assert.is(spawnSync('dropbearconvert', ['openssh', 'dropbear', file('host'), file('key')]).status, 0, 'host key');
     const port = await freePort();
-    const file = (name: string): string => join(directory, name);
-    writeFileSync(file('authorized'), readFileSync(file('user.pub')));
     writeFileSync(file('known'), `[127.0.0.1]:${port} ${readFileSync(file('host.pub'), 'utf8')}`);
-    writeFileSync(
-      file('config'),
-      [
-        `Port ${port}`,
-        'ListenAddress 127.0.0.1',
-        `HostKey ${file('host')}`,
-        `AuthorizedKeysFile ${file('authorized')}`,
-        'PubkeyAuthentication yes',
-        'PasswordAuthentication no',
-        'KbdInteractiveAuthentication no',
-        'PermitRootLogin prohibit-password',
-        'StrictModes no',
-        'UsePAM no',
-        'PidFile none',
-        '',
-      ].join('\n'),
-    );
-    // sshd separates privileges in this directory, which a service would have made for it.
-    const runDirectory = '/run/sshd';
-    const wasThere = existsSync(runDirectory);
-    if (!wasThere) mkdirSync(runDirectory, { mode: 0o755 });
-    const server = spawn(sshd, ['-D', '-e', '-f', file('config')], { stdio: ['ignore', 'ignore', 'pipe'] });
+    const keys = join(userInfo().homedir, '.ssh');
+    const wasThere = existsSync(keys);
+    if (!wasThere) mkdirSync(keys, { mode: 0o700 });
+    const script = `set -e
+mount -t tmpfs -o mode=700 tmpfs "$1"
+cp "$2/user.pub" "$1/authorized_keys"
+exec dropbear -F -E -s -m -P "$2/pid" -r "$2/key" -p "127.0.0.1:$3"`;
+    const server = spawn('unshare', ['--mount', 'sh', '-c', script, 'sh', keys, directory, String(port)], {
+      stdio: ['ignore', 'ignore', 'pipe'],
+    });
     const end = ended(server);
     try {
       const command = [
@@ -187,7 +177,7 @@ async function withSshd(use: (shell: Shell) => Promise<void>): Promise<void> {
     } finally {
       server.kill('SIGTERM');
       await end;
-      if (!wasThere) rmSync(runDirectory, { recursive: true, force: true });
+      if (!wasThere) rmSync(keys, { recursive: true, force: true });
     }
   });
 }
@@ -247,7 +237,7 @@ judged('what a dry run lists is what rsync lists', () =>
 );
 
 overSsh('push and pull over ssh, with paths that a shell would spoil', () =>
-  withSshd(async ({ command, directory }) => {
+  withSshServer(async ({ command, directory }) => {
     const at = (name: string): string => join(directory, name);
     const remote = at('deltahop');
     writeFileSync(remote, `#!/bin/sh\nexec '${process.execPath}' '${program}' "$@"\n`);

@@ -42,6 +42,8 @@ packages=(
   libcap2-bin # setcap: trees with file capabilities
   rsync      # the other program that says whether two trees are equal
   spin       # checks the model of the hand-off
+  openssh-client # sync over ssh, the client
+  dropbear-bin   # and a server, in a package that starts none
 )
 
 install_packages() {
