@@ -75,6 +75,11 @@ export const errorCatalogue = {
     cause: 'the work was cancelled',
     remedy: 'run the same command again to go on from where it stopped',
   },
+  DELTAHOP_E_INTERRUPTED: {
+    cause: 'the agent ended in the midst of a job',
+    remedy:
+      'run the same command again: what arrived is kept and not sent twice; of a migration that was decided already, the agent goes on by itself (`deltahop recover`)',
+  },
   DELTAHOP_E_NATIVE_UNAVAILABLE: {
     cause: 'the native engine could not be loaded',
     remedy: 'run `npm run build`, or install the platform package; the message lists what was tried',

@@ -121,6 +121,13 @@ function stateOf(result: JobEvent | null): JobView['state'] {
   return failed ? 'failed' : 'done';
 }
 
+/** What is left of a job whose agent was killed: nobody else may begin it anew, since its user may not want it any more. */
+function interrupted(view: JobView): JobView {
+  if (view.state !== 'running') return view;
+  const error = new DeltahopError('DELTAHOP_E_INTERRUPTED', `the agent was ended during the ${view.title}`);
+  return { ...view, state: 'interrupted', result: { type: 'error', ...errorBody(error) } };
+}
+
 /** The jobs of an agent, and the results of those of the agents before it. */
 export class Jobs {
   readonly #path: string;
@@ -148,7 +155,7 @@ export class Jobs {
           if (isDeltahopError(error, 'DELTAHOP_E_CORRUPT')) return null;
           throw error;
         });
-        if (view !== null) earlier.push(view);
+        if (view !== null) earlier.push(interrupted(view));
       }
       return new Jobs(path, earlier.sort(byStart), onEnd);
     } catch (error) {
@@ -159,7 +166,14 @@ export class Jobs {
   start(title: string, work: JobWork): Job {
     const job = new Job(title, work);
     this.#jobs.set(job.id, job);
-    void job.finished.then((result) => this.#keep(job, result));
+    // On record from its first moment on: should this agent be killed, the next one can say what became of it.
+    const begun = this.#write(job.view);
+    void job.finished.then(async (result) => {
+      this.#onEnd(job.title, result);
+      await begun;
+      await this.#write(job.view);
+      await this.#forgetOldest();
+    });
     const done = [...this.#jobs.values()].filter((candidate) => candidate.done);
     for (const old of done.slice(0, Math.max(0, done.length - keptJobs))) {
       this.#earlier.set(old.id, old.view);
@@ -198,17 +212,16 @@ export class Jobs {
     limit.abort();
   }
 
-  async #keep(job: Job, result: JobEvent): Promise<void> {
-    this.#onEnd(job.title, result);
-    try {
-      await writeJsonDurably(join(this.#path, `${job.id}.json`), job.view);
-      const results = this.list().filter(({ state }) => state !== 'running');
-      for (const { id } of results.slice(0, Math.max(0, results.length - keptResults))) {
-        this.#earlier.delete(id);
-        await rm(join(this.#path, `${id}.json`), { force: true });
-      }
-    } catch {
-      // A full disk takes the memory of what was, not what is.
+  /** A full disk takes the memory of what was, not what is. */
+  async #write(view: JobView): Promise<void> {
+    await writeJsonDurably(join(this.#path, `${view.id}.json`), view).catch(() => {});
+  }
+
+  async #forgetOldest(): Promise<void> {
+    const results = this.list().filter(({ state }) => state !== 'running');
+    for (const { id } of results.slice(0, Math.max(0, results.length - keptResults))) {
+      this.#earlier.delete(id);
+      await rm(join(this.#path, `${id}.json`), { force: true }).catch(() => {});
     }
   }
 }

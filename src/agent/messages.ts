@@ -106,9 +106,10 @@ export type StreamedEvent = z.infer<typeof jobEventSchema>;
 export const jobViewSchema = z.object({
   id: z.string(),
   title: z.string(),
-  state: z.enum(['running', 'done', 'failed']),
+  /** `interrupted`: its agent was killed before it ended. */
+  state: z.enum(['running', 'done', 'failed', 'interrupted']),
   startedAtMs: z.int().nonnegative(),
-  /** null while it runs. */
+  /** null while it runs, and if nobody saw it end. */
   endedAtMs: z.int().nonnegative().nullable(),
   /** Its last event; null while it runs. */
   result: jobEventSchema.nullable(),

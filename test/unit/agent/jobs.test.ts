@@ -164,4 +164,28 @@ test('results outlive the agent: they are listed, and followed by the beginning 
   assert.equal(events[0], { type: 'job', id: job.id, title: 'migration of web' });
 });
 
+test('a job whose agent was killed is shown as interrupted, with what to do', async () => {
+  const path = join(scratch, 'interrupted');
+  const first = await newJobs(path);
+  let finish: () => void = () => {};
+  const job = first.start('migration of web', async () => {
+    await new Promise<void>((resolve) => {
+      finish = resolve;
+    });
+    return { type: 'summary' };
+  });
+  let later = await newJobs(path);
+  for (const deadline = Date.now() + 5000; later.list().length === 0; later = await newJobs(path)) {
+    assert.ok(Date.now() < deadline, 'it is not on record');
+    await sleep(10);
+  }
+  const [view] = later.list();
+  assert.equal([view?.id, view?.state, view?.endedAtMs], [job.id, 'interrupted', null]);
+  const last = (await gather(later.get(job.id).follow(never))).at(-1) as JobEvent & { code: string; remedy: string };
+  assert.is(last.code, 'DELTAHOP_E_INTERRUPTED');
+  assert.match(last.remedy, /again/);
+  finish();
+  await job.finished;
+});
+
 test.run();
