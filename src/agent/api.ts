@@ -125,10 +125,11 @@ export function addPeerRoutes(router: Router, context: ApiContext): void {
     await incoming.sealLayer(id(param), param('digest'));
     return undefined;
   });
-  router.on('POST', '/v1/migrations/:id/prepare', null, async ({ param }) => {
-    await incoming.prepare(id(param));
+  router.on('POST', '/v1/migrations/:id/arrange', null, async ({ param }) => {
+    await incoming.arrange(id(param));
     return undefined;
   });
+  router.on('POST', '/v1/migrations/:id/prepare', null, async ({ param }) => incoming.prepare(id(param)));
   router.on('POST', '/v1/migrations/:id/commit', null, async ({ param }) => incoming.commit(id(param)));
   router.on('POST', '/v1/migrations/:id/abort', null, async ({ param }) => {
     await incoming.abort(id(param));

@@ -13,6 +13,8 @@ import {
   type Offer,
   type OfferReply,
   offerReplySchema,
+  type PrepareReply,
+  prepareReplySchema,
   type VerdictReply,
   verdictReplySchema,
 } from '../migrate/offer.js';
@@ -368,8 +370,13 @@ export class PeerConnection implements PeerLink {
     await this.#ask({ method: 'POST', path, limitMs: 1_800_000 }, nothing);
   }
 
-  async prepare(migration: string): Promise<void> {
-    await this.#ask({ method: 'POST', path: ['migrations', migration, 'prepare'], limitMs: 90_000 }, nothing);
+  async arrange(migration: string): Promise<void> {
+    await this.#ask({ method: 'POST', path: ['migrations', migration, 'arrange'], limitMs: 90_000 }, nothing);
+  }
+
+  async prepare(migration: string): Promise<PrepareReply> {
+    const path = ['migrations', migration, 'prepare'];
+    return await this.#ask({ method: 'POST', path, limitMs: 90_000 }, prepareReplySchema);
   }
 
   async commit(migration: string): Promise<CommitReply> {

@@ -135,7 +135,15 @@ function movedText(event: StreamedEvent): string {
   const downtime = event['downtimeMs'];
   const down = typeof downtime === 'number' ? `, down for ${durationText(downtime)}` : '';
   const route = `${printable(text(event, 'service'))} moved from ${printable(text(event, 'from'))} to ${printable(text(event, 'to'))}`;
-  return `${route} in ${durationText(number(event, 'totalMs'))}${down}; ${trafficText(event)}`;
+  const moved = `${route} in ${durationText(number(event, 'totalMs'))}${down}; ${trafficText(event)}`;
+  const stages = list(event, 'downtime').map(stageText);
+  return stages.length === 0 ? moved : `${moved}\n  down: ${stages.join(', ')}`;
+}
+
+function stageText(stage: Fields): string {
+  const driverMs = stage['driverMs'];
+  const own = typeof driverMs === 'number' ? ` (CRIU ${durationText(driverMs)})` : '';
+  return `${printable(text(stage, 'stage'))} ${durationText(number(stage, 'ms'))}${own}`;
 }
 
 function trafficText(event: StreamedEvent): string {
@@ -235,12 +243,20 @@ class PlainProgress {
   close(): void {}
 }
 
-function text(event: StreamedEvent, field: string): string {
+/** An object as it came: its fields may be anything. */
+type Fields = Readonly<Record<string, unknown>>;
+
+function list(event: Fields, field: string): Fields[] {
+  const value = event[field];
+  return Array.isArray(value) ? value.filter((item) => typeof item === 'object' && item !== null) : [];
+}
+
+function text(event: Fields, field: string): string {
   const value = event[field];
   return typeof value === 'string' ? value : '';
 }
 
-function number(event: StreamedEvent, field: string): number {
+function number(event: Fields, field: string): number {
   const value = event[field];
   return typeof value === 'number' && Number.isFinite(value) ? value : 0;
 }

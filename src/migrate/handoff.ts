@@ -247,7 +247,8 @@ export class Outgoing {
     }
     const { released } = await driver.recover(workload);
     if (!released && (await driver.inspect(workload)).state === 'stopped') {
-      const prepared = await driver.prepare(workload, AbortSignal.timeout(takeBackLimitMs));
+      const signal = AbortSignal.timeout(takeBackLimitMs);
+      const prepared = await (await driver.arrange(workload, signal)).prepare(signal);
       await prepared.commit();
     }
     await this.#change(migration, { state: 'aborted' });

@@ -4,7 +4,7 @@ import { DeltahopError } from '../errors.js';
 import { syncTree } from '../layers/durable-file.js';
 import type { LayerStore } from '../layers/store.js';
 import type { TransferServer } from '../transfer/transfer-server.js';
-import type { PreparedWorkload, Workload, WorkloadDriver } from '../workload/driver.js';
+import type { ArrangedWorkload, PreparedWorkload, Workload, WorkloadDriver } from '../workload/driver.js';
 import { type DestinationRecord, isSettled, isUndecided, type Journal } from './journal.js';
 import {
   type CommitReply,
@@ -16,6 +16,7 @@ import {
   type OfferedLayer,
   type OfferReply,
   type PeerControl,
+  type PrepareReply,
 } from './offer.js';
 import type { Ownership, ServiceRecord } from './ownership.js';
 import { refuseWhatIsLacking } from './preflight.js';
@@ -51,6 +52,8 @@ interface Incoming {
   ticket: string | null;
   /** The instance's trees that a transfer leaves to be made durable. */
   volatilePaths: readonly string[];
+  /** What is done of a restore while its memory is still to come. */
+  arranged: ArrangedWorkload | null;
   /** The held copy; null if there is none yet, or if it was lost with an agent: the files are still here then. */
   prepared: PreparedWorkload | null;
   /** It was let go: its image must not be restored again. */
@@ -118,6 +121,7 @@ export class IncomingMigrations implements DestinationControl {
       workload,
       ticket: null,
       volatilePaths: [],
+      arranged: null,
       prepared: null,
       released: false,
       asking: null,
@@ -169,16 +173,23 @@ export class IncomingMigrations implements DestinationControl {
     await this.#context.layers.seal(layer);
   }
 
-  async prepare(migration: string): Promise<void> {
+  async arrange(migration: string): Promise<void> {
     const incoming = this.#get(migration);
     await this.#inTurn(incoming, async () => {
-      if (this.#record(migration).state === 'prepared') return;
+      this.#refuseUnless(migration, 'staging', 'can not be arranged any more');
+      await this.#abandon(incoming);
+      incoming.arranged = await incoming.driver.arrange(incoming.workload, AbortSignal.timeout(prepareLimitMs));
+    });
+  }
+
+  async prepare(migration: string): Promise<PrepareReply> {
+    const askedAt = performance.now();
+    const incoming = this.#get(migration);
+    return await this.#inTurn(incoming, async () => {
+      const reply = (restorerMs: number): PrepareReply => ({ tookMs: performance.now() - askedAt, restorerMs });
+      if (this.#record(migration).state === 'prepared') return reply(0);
       this.#refuseUnless(migration, 'staging', 'can not be prepared any more');
-      const { driver, workload } = incoming;
-      const [prepared, durable] = await Promise.allSettled([
-        driver.prepare(workload, AbortSignal.timeout(prepareLimitMs)),
-        this.#makeDurable(incoming),
-      ]);
+      const [prepared, durable] = await Promise.allSettled([this.#restore(incoming), this.#makeDurable(incoming)]);
       if (prepared.status === 'rejected') throw prepared.reason;
       try {
         if (durable.status === 'rejected') throw durable.reason;
@@ -189,10 +200,12 @@ export class IncomingMigrations implements DestinationControl {
       }
       incoming.prepared = prepared.value;
       this.#ask(incoming, quietMs);
+      return reply(prepared.value.restorerMs);
     });
   }
 
   async commit(migration: string): Promise<CommitReply> {
+    const askedAtMs = Date.now();
     const incoming = this.#get(migration);
     return await this.#inTurn(incoming, async () => {
       const { state } = this.#record(migration);
@@ -206,8 +219,9 @@ export class IncomingMigrations implements DestinationControl {
       if (state === 'prepared') await this.#change(migration, { state: 'committed' });
       if (state !== 'running') await this.#run(incoming);
       const record = this.#record(migration);
-      const runningForMs = Math.max(0, Date.now() - (record.runningSinceMs ?? Date.now()));
-      return { runningForMs, epoch: record.epoch + 1 };
+      const runningSinceMs = record.runningSinceMs ?? Date.now();
+      const tookMs = Math.max(0, runningSinceMs - askedAtMs);
+      return { tookMs, runningForMs: Math.max(0, Date.now() - runningSinceMs), epoch: record.epoch + 1 };
     });
   }
 
@@ -350,6 +364,7 @@ export class IncomingMigrations implements DestinationControl {
       workload: this.#context.workload(arrivingRecord(offer)),
       ticket: null,
       volatilePaths: [],
+      arranged: null,
       prepared: null,
       released: false,
       asking: null,
@@ -422,7 +437,6 @@ export class IncomingMigrations implements DestinationControl {
 
   /** @returns Date.now() when it ran. */
   async #release(incoming: Incoming): Promise<number> {
-    const { driver, workload } = incoming;
     if (incoming.released || (incoming.prepared === null && (await hasRun(incoming)))) return Date.now();
     const held = incoming.prepared;
     incoming.prepared = null;
@@ -430,10 +444,24 @@ export class IncomingMigrations implements DestinationControl {
       if (held === null) throw new DeltahopError('DELTAHOP_E_RESTORE', 'no copy is held');
       await held.commit();
     } catch {
-      const again = await driver.prepare(workload, AbortSignal.timeout(prepareLimitMs));
-      await again.commit();
+      await (await this.#restore(incoming)).commit();
     }
     return Date.now();
+  }
+
+  /** Restores from the files and holds. */
+  async #restore(incoming: Incoming): Promise<PreparedWorkload> {
+    const { driver, workload } = incoming;
+    const signal = AbortSignal.timeout(prepareLimitMs);
+    const arranged = incoming.arranged ?? (await driver.arrange(workload, signal));
+    incoming.arranged = null;
+    return await arranged.prepare(signal);
+  }
+
+  async #abandon(incoming: Incoming): Promise<void> {
+    const { arranged } = incoming;
+    incoming.arranged = null;
+    await arranged?.abandon();
   }
 
   async #own(incoming: Incoming): Promise<void> {
@@ -466,6 +494,7 @@ export class IncomingMigrations implements DestinationControl {
     const held = incoming.prepared;
     incoming.prepared = null;
     await held?.abort();
+    await this.#abandon(incoming);
   }
 
   /** No more steps are expected; the journal keeps what is asked for later. */

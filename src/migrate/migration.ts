@@ -4,12 +4,13 @@ import type { SendOptions } from '../engine/engine.js';
 import { DeltahopError, isDeltahopError } from '../errors.js';
 import type { TransferClient, TransferReport } from '../transfer/transfer-client.js';
 import type { FrozenWorkload, InstanceTrees, Workload, WorkloadDriver } from '../workload/driver.js';
+import { type DowntimeStage, downtimeStages } from './downtime.js';
 import type { MigrationContext, Outgoing, PeerLink } from './handoff.js';
-import { instanceSlot, layerSlot, type Offer, type OfferedLayer } from './offer.js';
+import { type CommitReply, instanceSlot, layerSlot, type Offer, type OfferedLayer } from './offer.js';
 import type { ServiceRecord } from './ownership.js';
 import { type ByteCounters, type MigrationEvent, type MigrationSummary, PhaseLog, type PhaseName } from './phases.js';
 import { refuseObstacles } from './preflight.js';
-import { judgeRounds, type RoundFigures } from './rounds.js';
+import { judgeRounds, outlook, type RoundFigures } from './rounds.js';
 
 /** How long a broken connection is made anew while the service stands still: better that it runs on here. */
 const frozenRetryMs = 3_000;
@@ -27,6 +28,7 @@ export class Migration {
   #transfers: TransferClient | null = null;
   #destinationName: string;
   #downtimeMs: number | null = null;
+  #downtime: DowntimeStage[] = [];
 
   /** @param address `HOST:PORT` of the destination's agent. */
   constructor(
@@ -71,6 +73,7 @@ export class Migration {
       result: failure === null ? 'moved' : 'failed',
       totalMs: Math.round(performance.now() - startedAt),
       downtimeMs: this.#downtimeMs,
+      downtime: this.#downtime,
       ...this.#counters(),
       phases: this.#phases.figures,
       ...(failure === null ? {} : { error: describe(failure) }),
@@ -153,11 +156,15 @@ export class Migration {
     const rounds: RoundFigures[] = [];
     for (;;) {
       signal.throwIfAborted();
-      const instance = await driver.round(workload, signal);
+      const { instance, pausedMs } = await driver.round(workload, signal);
       const startedAt = performance.now();
       const before = this.#counters().bytesSent;
       await this.#sendInstance('rounds', instance, { signal, allowChanging: true });
-      const figures = { bytesSent: this.#counters().bytesSent - before, sendMs: performance.now() - startedAt };
+      const figures = {
+        bytesSent: this.#counters().bytesSent - before,
+        sendMs: performance.now() - startedAt,
+        pausedMs,
+      };
       rounds.push(figures);
       const verdict = judgeRounds(rounds);
       this.#onEvent({
@@ -165,6 +172,8 @@ export class Migration {
         round: rounds.length,
         bytesSent: figures.bytesSent,
         ms: Math.round(figures.sendMs),
+        pausedMs,
+        expectedFinalMs: roundedOrNull(outlook(rounds)?.ms),
         next: verdict.go ? 'round' : verdict.why,
       });
       if (!verdict.go) return;
@@ -175,17 +184,21 @@ export class Migration {
   async #freezeAndHandOff(driver: WorkloadDriver, workload: Workload, signal: AbortSignal): Promise<void> {
     await this.#outgoing.markFrozen(this.id);
     const frozen = await this.#phases.run('freeze', () => driver.freeze(workload, signal));
+    const at = { frozenAtMs: frozen.frozenAtMs };
     let decided = false;
     try {
-      await this.#phases.run('final', () =>
-        this.#sendInstance('final', frozen.instance, { signal, verify: true, retryMs: frozenRetryMs }),
-      );
+      const sent = await this.#phases.run('final', () => this.#sendFrozen(frozen, signal));
       await this.#phases.run('hand-off', async () => {
-        await this.#destination.prepare(this.id);
+        const prepare = await this.#destination.prepare(this.id);
+        const preparedAtMs = Date.now();
         signal.throwIfAborted();
         await this.#outgoing.decide(this.id, frozen);
         decided = true;
-        await this.#handOver(frozen, signal);
+        const figures = { ...at, ...sent, preparedAtMs, prepare, decidedAtMs: Date.now() };
+        const commit = await this.#handOver(signal);
+        const toldAtMs = Date.now();
+        this.#downtimeMs = Math.max(0, Math.round(toldAtMs - commit.runningForMs - at.frozenAtMs));
+        this.#downtime = downtimeStages({ ...figures, commit, toldAtMs });
       });
     } catch (error) {
       if (!decided && !this.#outgoing.isDecided(this.id)) await frozen.abort();
@@ -193,10 +206,30 @@ export class Migration {
     }
   }
 
-  async #handOver(frozen: FrozenWorkload, signal: AbortSignal): Promise<void> {
+  /**
+   * Sends the instance of a service that stands still. Its files are complete at once, so they go over while its memory
+   * is still being written, and the destination makes ready what it can while the memory is still on its way.
+   */
+  async #sendFrozen(
+    frozen: FrozenWorkload,
+    signal: AbortSignal,
+  ): Promise<{ savedAtMs: number; saverMs: number; sentAtMs: number }> {
+    const options = { signal, verify: true, retryMs: frozenRetryMs };
+    const sendFiles = async (): Promise<void> => {
+      await this.#sendInstance('final', frozen.files, options);
+      // Only a head start: if it fails, so does the restore, which says why.
+      void this.#destination.arrange(this.id).catch(() => {});
+    };
+    const [memory] = await allSettledOrThrow([frozen.memory(), sendFiles()]);
+    const savedAtMs = Date.now();
+    if (memory.filesChanged) await sendFiles();
+    await this.#sendInstance('final', memory.instance, options);
+    return { savedAtMs, saverMs: memory.saverMs, sentAtMs: Date.now() };
+  }
+
+  async #handOver(signal: AbortSignal): Promise<CommitReply> {
     const onWarning = (message: string): void => this.#onEvent({ type: 'warning', message });
-    const reply = await this.#outgoing.complete(this.id, this.#destination, onWarning, signal);
-    this.#downtimeMs = Math.max(0, Math.round(Date.now() - reply.runningForMs - frozen.frozenAtMs));
+    return await this.#outgoing.complete(this.id, this.#destination, onWarning, signal);
   }
 
   async #sendInstance(
@@ -241,6 +274,16 @@ export class Migration {
       bytesReceived: control.bytesReceived + (this.#transfers?.counters.bytesReceived ?? 0),
     };
   }
+}
+
+function roundedOrNull(ms: number | undefined): number | null {
+  return ms === undefined ? null : Math.round(ms);
+}
+
+/** Nothing is still under way when one of them has failed. */
+async function allSettledOrThrow<First, Second>(both: [Promise<First>, Promise<Second>]): Promise<[First, Second]> {
+  await Promise.allSettled(both);
+  return await Promise.all(both);
 }
 
 function describe(error: unknown): { code: string; message: string; remedy: string } {

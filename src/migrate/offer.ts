@@ -42,10 +42,23 @@ export const offerReplySchema = z.object({
 });
 export type OfferReply = z.infer<typeof offerReplySchema>;
 
+const milliseconds = z.number().nonnegative();
+
+/** The destination's answer once the service is held there. */
+export const prepareReplySchema = z.object({
+  /** From the question to the answer. */
+  tookMs: milliseconds,
+  /** Of that, the restoring program's own time. */
+  restorerMs: milliseconds,
+});
+export type PrepareReply = z.infer<typeof prepareReplySchema>;
+
 /** The destination's answer once the service runs there. */
 export const commitReplySchema = z.object({
+  /** From the first question to its first instruction. */
+  tookMs: milliseconds,
   /** How long the service had been running when this answer was sent. */
-  runningForMs: z.number().nonnegative(),
+  runningForMs: milliseconds,
   epoch: z.number().int().positive(),
 });
 export type CommitReply = z.infer<typeof commitReplySchema>;
@@ -84,8 +97,13 @@ export interface DestinationControl {
   offer(offer: Offer): Promise<OfferReply>;
   /** Everything of a layer was sent: verify its digest and take it into the store. */
   sealLayer(migration: string, layerDigest: string): Promise<void>;
+  /**
+   * Everything of the instance but its memory was sent: do what of {@link prepare} needs no memory. To be called again if
+   * files were sent after it; not needed before {@link prepare}.
+   */
+  arrange(migration: string): Promise<void>;
   /** Everything of the instance was sent: restore it and hold it at the barrier. */
-  prepare(migration: string): Promise<void>;
+  prepare(migration: string): Promise<PrepareReply>;
   /** The source has given the service up: run it. Idempotent. */
   commit(migration: string): Promise<CommitReply>;
   /** Nothing will come of it: discard what was prepared. What was received stays for the next try. Idempotent. */

@@ -1,5 +1,7 @@
 /** The phases of a migration: their order, their time and their bytes, for the events and the summary. */
 
+import type { DowntimeStage } from './downtime.js';
+
 /** Phases in the order of the design's flow. */
 export type PhaseName = 'preflight' | 'base' | 'app' | 'rounds' | 'freeze' | 'final' | 'hand-off' | 'verify';
 
@@ -21,7 +23,16 @@ export interface ByteCounters {
 export type MigrationEvent =
   | { type: 'phase'; name: PhaseName; state: 'start' }
   | ({ type: 'phase'; state: 'end' } & PhaseFigures)
-  | { type: 'round'; round: number; bytesSent: number; ms: number; next: string }
+  /** `expectedFinalMs`: how long the last delta would take if the service were frozen now; null while unknown. */
+  | {
+      type: 'round';
+      round: number;
+      bytesSent: number;
+      ms: number;
+      pausedMs: number;
+      expectedFinalMs: number | null;
+      next: string;
+    }
   | { type: 'progress'; phase: PhaseName; what: string; doneBytes: number; totalBytes: number }
   | { type: 'warning'; message: string };
 
@@ -36,6 +47,8 @@ export interface MigrationSummary {
   totalMs: number;
   /** From the freeze to the first instruction at the destination; null if the service never stopped for good. */
   downtimeMs: number | null;
+  /** What it was spent on; empty if it is null. */
+  downtime: DowntimeStage[];
   bytesSent: number;
   bytesReceived: number;
   phases: PhaseFigures[];

@@ -53,12 +53,25 @@ export interface Capability {
   remedy: string | null;
 }
 
-/** A service stopped at the source's barrier: its state is complete on disk and it can still go on. */
+/** What a round has written. */
+export interface RoundWorkload {
+  /** A seed, not a state: the service has run on. */
+  readonly instance: InstanceTrees;
+  /** How long the service stood still for it. */
+  readonly pausedMs: number;
+}
+
+/** A service stopped at the source: nothing of it runs, its memory is being written, and it can still go on. */
 export interface FrozenWorkload {
   /** When the service was stopped (Date.now() of this node; the moment before the first task stopped). */
   readonly frozenAtMs: number;
-  /** The complete instance. Valid until commit() or abort() is done. */
-  readonly instance: InstanceTrees;
+  /** The instance's trees that are complete from the stop on. Valid until commit() or abort() is done. */
+  readonly files: InstanceTrees;
+  /**
+   * Resolves at the barrier, when the memory is complete as well; to be awaited before commit().
+   * @throws DeltahopError DELTAHOP_E_CHECKPOINT, DELTAHOP_E_CANCELLED; abort() is still to be called.
+   */
+  memory(): Promise<FrozenMemory>;
   /**
    * Ends the service here for good; its files stay. Decided in one atomic step against the barrier's own time limit:
    * rejects if the barrier gave up first (the service then runs on), else the service can not be resumed any more, no
@@ -69,8 +82,28 @@ export interface FrozenWorkload {
   abort(): Promise<void>;
 }
 
+/** The rest of a frozen instance. */
+export interface FrozenMemory {
+  /** Its trees that were not complete at the stop. Valid like those of the files. */
+  readonly instance: InstanceTrees;
+  /** Saving it has left something in the files: what was sent of them before that has to be sent again. */
+  readonly filesChanged: boolean;
+  /** From the stop to the barrier, which is the saving program's own time. */
+  readonly saverMs: number;
+}
+
+/** A destination where everything of an instance but its memory is: what needs no memory has been done. */
+export interface ArrangedWorkload {
+  /** Restores it and holds it at the barrier. On failure nothing runs and the files stay. */
+  prepare(signal: AbortSignal): Promise<PreparedWorkload>;
+  /** Takes it back; the files stay. Not to be called once prepare() was. */
+  abandon(): Promise<void>;
+}
+
 /** A service restored at the destination's barrier: complete in memory, nothing runs yet, network locked. */
 export interface PreparedWorkload {
+  /** From the memory's completeness to the barrier, as far as it was the restoring program's own time. */
+  readonly restorerMs: number;
   /** Lets it run. Resolves once its first instruction may run. */
   commit(): Promise<void>;
   /** Ends it; its files stay, for another try. */
@@ -101,14 +134,17 @@ export interface WorkloadDriver {
   remove(workload: Workload): Promise<void>;
   /** Why this running service can not move, each reason with its way out; empty if it can. */
   obstacles(workload: Workload): Promise<readonly Capability[]>;
-  /** Writes the memory of the running service, which runs on; the returned trees are a seed, not a state. */
-  round(workload: Workload, signal: AbortSignal): Promise<InstanceTrees>;
-  /** Stops the service at its barrier. On any failure the service runs on. */
+  /** Writes the memory of the running service, which runs on. */
+  round(workload: Workload, signal: AbortSignal): Promise<RoundWorkload>;
+  /** Stops the service. On any failure the service runs on. */
   freeze(workload: Workload, signal: AbortSignal): Promise<FrozenWorkload>;
-  /** Where the instance's trees have to be received before {@link prepare}; makes the directories. */
+  /** Where the instance's trees have to be received before {@link arrange}; makes the directories. */
   staging(workload: Workload): Promise<InstanceTrees>;
-  /** Restores from {@link staging} and holds it at the barrier. On failure nothing runs and the files stay. */
-  prepare(workload: Workload, signal: AbortSignal): Promise<PreparedWorkload>;
+  /**
+   * Does what can be done towards a restore from {@link staging} before its memory is complete. The other trees must not
+   * change from here on: if they do, it has to be abandoned and done again.
+   */
+  arrange(workload: Workload, signal: AbortSignal): Promise<ArrangedWorkload>;
   /**
    * Gives a verdict on a freeze whose agent has ended, unless it has one: its barrier may have lost patience. To be called
    * before {@link recover}, which takes no verdict for `abort`.

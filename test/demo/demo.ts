@@ -48,9 +48,13 @@ async function hop(from: TestbedNode, to: TestbedNode): Promise<MigrationSummary
   }
   await ended(child, 10_000);
   if (summary === null) throw new Error(`the migration from ${from.name} to ${to.name} ended without a summary`);
-  const { result, totalMs, downtimeMs, bytesSent, bytesReceived, error } = summary;
+  const { result, totalMs, downtimeMs, downtime, bytesSent, bytesReceived, error } = summary;
   const traffic = `${prettyBytes(bytesSent)} sent, ${prettyBytes(bytesReceived)} received`;
   say(`  ${result} in ${prettyMilliseconds(totalMs)}, down for ${downtimeMs ?? '-'} ms, ${traffic}`);
+  const stages = downtime.map(
+    ({ stage, ms, driverMs }) => `${stage} ${ms}${driverMs === undefined ? '' : ` (CRIU ${driverMs})`}`,
+  );
+  if (stages.length > 0) say(`    ms of downtime: ${stages.join(', ')}`);
   if (error !== undefined) say(`  ${error.message}\n  → ${error.remedy}  [${error.code}]`);
   return summary;
 }

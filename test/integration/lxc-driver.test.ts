@@ -12,7 +12,7 @@ import { fileURLToPath } from 'node:url';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { isDeltahopError } from '../../src/errors.js';
-import type { Workload, WorkloadDriver } from '../../src/workload/driver.js';
+import type { FrozenWorkload, PreparedWorkload, Workload, WorkloadDriver } from '../../src/workload/driver.js';
 import { Cgroup } from '../../src/workload/lxc/cgroup.js';
 import { lxcLayout } from '../../src/workload/lxc/layout.js';
 import { createLxcDriver } from '../../src/workload/lxc/lxc-driver.js';
@@ -115,6 +115,19 @@ async function copyInstance(from: Workload, to: Workload): Promise<void> {
       `${target.trees[index]?.path}/`,
     ]);
   }
+}
+
+/** Freezes it and waits for its memory. */
+async function freeze(of: Workload): Promise<FrozenWorkload> {
+  const frozen = await driver.freeze(of, AbortSignal.timeout(30_000));
+  await frozen.memory();
+  return frozen;
+}
+
+/** Restores what has arrived, as far as the barrier. */
+async function prepare(of: Workload, by = driver): Promise<PreparedWorkload> {
+  const signal = AbortSignal.timeout(30_000);
+  return await (await by.arrange(of, signal)).prepare(signal);
 }
 
 /** All connections; one to a dead guest would keep this process for as long as TCP has hope. */
@@ -287,7 +300,9 @@ check('rounds leave the service running', async () => {
   await driver.start(service);
   const asker = await Asker.open('10.91.0.20');
   for (let round = 0; round < 2; round++) {
-    const { trees } = await driver.round(service, AbortSignal.timeout(30_000));
+    const { instance, pausedMs } = await driver.round(service, AbortSignal.timeout(30_000));
+    const { trees } = instance;
+    assert.ok(pausedMs > 0, 'it stood still for the dump');
     assert.equal(
       trees.map((tree) => tree.name),
       ['upper', 'memory'],
@@ -317,7 +332,7 @@ check('an aborted freeze lets the service run on, its connection too', async () 
   const asker = await Asker.open('10.91.0.21');
   await counts(service);
   const before = Date.now();
-  const frozen = await driver.freeze(service, AbortSignal.timeout(30_000));
+  const frozen = await freeze(service);
   assert.ok(frozen.frozenAtMs >= before - 10 && frozen.frozenAtMs <= Date.now());
   assert.is((await driver.inspect(service)).state, 'frozen');
   const held = count(service);
@@ -328,7 +343,7 @@ check('an aborted freeze lets the service run on, its connection too', async () 
   await frozen.abort();
   assert.is((await driver.inspect(service)).state, 'running');
   await counts(service);
-  const again = await driver.freeze(service, AbortSignal.timeout(30_000));
+  const again = await freeze(service);
   await again.abort();
   await counts(service);
   await asker.close();
@@ -358,10 +373,10 @@ check('a service hops there and back with its memory, files, pipe and connection
     };
     await driver.round(from, AbortSignal.timeout(30_000));
     await copyInstance(from, to);
-    const frozen = await time('freeze', driver.freeze(from, AbortSignal.timeout(30_000)));
+    const frozen = await time('freeze', freeze(from));
     const at = count(from);
     await time('copy', copyInstance(from, to));
-    const prepared = await time('prepare', driver.prepare(to, AbortSignal.timeout(30_000)));
+    const prepared = await time('prepare', prepare(to));
     assert.is((await driver.inspect(to)).state, 'frozen');
     assert.is(count(to), at, 'nothing runs while it is held');
     await time('give up', frozen.commit());
@@ -388,14 +403,14 @@ check('a restore that is given up can be made again', async () => {
   const [a, b] = [workload('again', 'a'), workload('again', 'b')];
   await driver.start(a);
   await counts(a);
-  const frozen = await driver.freeze(a, AbortSignal.timeout(30_000));
+  const frozen = await freeze(a);
   const at = count(a);
   await copyInstance(a, b);
-  const first = await driver.prepare(b, AbortSignal.timeout(30_000));
+  const first = await prepare(b);
   await first.abort();
   assert.equal(await driver.inspect(b), { state: 'stopped', pid: null });
   assert.is(count(b), at);
-  const second = await driver.prepare(b, AbortSignal.timeout(30_000));
+  const second = await prepare(b);
   await frozen.commit();
   await second.commit();
   await counts(b);
@@ -407,10 +422,10 @@ check('a damaged image is refused with its cause, and the source runs on', async
   const [a, b] = [workload('damaged', 'a'), workload('damaged', 'b')];
   await driver.start(a);
   await counts(a);
-  const frozen = await driver.freeze(a, AbortSignal.timeout(30_000));
+  const frozen = await freeze(a);
   await copyInstance(a, b);
   await run(['truncate', '-s', '10', join(b.path, 'memory/files.img')]);
-  const error = await rejection(driver.prepare(b, AbortSignal.timeout(30_000)));
+  const error = await rejection(prepare(b));
   assert.ok(isDeltahopError(error, 'DELTAHOP_E_RESTORE'));
   assert.match(error.message, /CRIU/);
   assert.equal(await driver.inspect(b), { state: 'stopped', pid: null });
@@ -439,7 +454,7 @@ check('without CRIU the error says so, and the service runs on', async () => {
     else process.env['DELTAHOP_CRIU'] = before;
   }
   await counts(service);
-  const frozen = await driver.freeze(service, AbortSignal.timeout(30_000));
+  const frozen = await freeze(service);
   await frozen.abort();
   await counts(service);
   await driver.stop(service);
@@ -468,10 +483,16 @@ check('if the agent dies and stays dead, a frozen service resumes and a held one
 });
 
 /** Has another process do it and then kills that process, as a crash of the agent would. */
-async function dieAfter(what: 'freeze' | 'prepare', service: Workload): Promise<void> {
+async function dieAfter(what: 'freeze' | 'arrange' | 'prepare', service: Workload): Promise<void> {
   const module = new URL('../../src/workload/lxc/lxc-driver.js', import.meta.url).href;
+  const how = {
+    freeze: '(await driver.freeze(service, signal)).memory()',
+    arrange: 'driver.arrange(service, signal)',
+    prepare: '(await driver.arrange(service, signal)).prepare(signal)',
+  };
   const program = `const { createLxcDriver } = await import(${JSON.stringify(module)});
-    await createLxcDriver().${what}(${JSON.stringify(service)}, AbortSignal.timeout(30_000));
+    const [driver, signal, service] = [createLxcDriver(), AbortSignal.timeout(30_000), ${JSON.stringify(service)}];
+    await (${how[what]});
     process.kill(process.pid, 'SIGKILL');`;
   const { signal, stderr } = await run([process.execPath, '--input-type=module', '-e', program], { check: false });
   assert.is(signal, 'SIGKILL', stderr);
@@ -521,18 +542,18 @@ check('recovery after an agent’s death lets a frozen service run on and ends a
   await counts(a);
   // These objects are never asked for a verdict, as if the agent had died with them.
   const [dead, other]: WorkloadDriver[] = [createLxcDriver(), createLxcDriver()];
-  await dead?.freeze(a, AbortSignal.timeout(30_000));
+  await (await dead?.freeze(a, AbortSignal.timeout(30_000)))?.memory();
   await copyInstance(a, b);
-  await other?.prepare(b, AbortSignal.timeout(30_000));
+  await prepare(b, other);
   await driver.recover(b);
   assert.equal(await driver.inspect(b), { state: 'stopped', pid: null });
   await driver.recover(a);
   assert.is((await driver.inspect(a)).state, 'running');
   await counts(a);
   await driver.recover(a);
-  const frozen = await driver.freeze(a, AbortSignal.timeout(30_000));
+  const frozen = await freeze(a);
   await copyInstance(a, b);
-  const prepared = await driver.prepare(b, AbortSignal.timeout(30_000));
+  const prepared = await prepare(b);
   await frozen.commit();
   await prepared.commit();
   await counts(b);

@@ -25,6 +25,9 @@ const summarySchema = z.strictObject({
   result: z.literal('moved'),
   totalMs: z.int().positive(),
   downtimeMs: z.int().positive(),
+  downtime: z.array(
+    z.strictObject({ stage: z.string(), ms: z.int().nonnegative(), driverMs: z.int().nonnegative().optional() }),
+  ),
   bytesSent: z.int().positive(),
   bytesReceived: z.int().positive(),
   phases: z.array(
@@ -123,6 +126,11 @@ check('the figures are those of what was moved', () => {
     );
   }
   assert.ok((summary.downtimeMs ?? 0) <= summary.totalMs);
+  const stages = summary.downtime.reduce((total, { ms }) => total + ms, 0);
+  assert.ok(
+    Math.abs(stages - (summary.downtimeMs ?? 0)) <= summary.downtime.length,
+    `stages of ${stages} ms, a downtime of ${summary.downtimeMs} ms`,
+  );
   // 17 MiB at 50 Mbit/s take 2.8 s: faster would mean that the figures, or the link, are not real.
   assert.ok(summary.totalMs > 2500, `${summary.totalMs} ms`);
 });

@@ -17,7 +17,9 @@ import { isSameAlive, type ProcessIdentity, parseStat } from './process.js';
  *
  *     kind         round, freeze or prepare
  *     frozen-at    its time of change is the moment before the first process was stopped
- *     held         the barrier is reached
+ *     stopped      freeze: no process runs any more
+ *     go           prepare: the image is complete, CRIU may begin
+ *     held         the barrier is reached; of a round: the image is complete
  *     verdict      `commit` or `abort`: whoever makes it first has decided (link(2) and O_EXCL see to it)
  *     ended        freeze: killed; nothing of it can run here any more
  *     released     prepare: it runs
@@ -36,7 +38,7 @@ export interface BarrierPlan {
   kind: OperationKind;
   /** argv of lxc-checkpoint, without -A. */
   command: readonly string[];
-  /** The program to be found as `criu`. */
+  /** The program to be found as `criu`; of a prepare, it starts only once {@link Barrier.openGate} was called. */
   criuProgram: string;
   /** Text of CRIU's configuration file. */
   criuConfig: string;
@@ -47,7 +49,7 @@ export interface BarrierPlan {
 }
 
 /** A file that appears in the operation's directory. */
-export type BarrierEvent = 'held' | 'ended' | 'released';
+export type BarrierEvent = 'stopped' | 'held' | 'ended' | 'released';
 
 /** Seconds that the script waits without a sign of life. */
 const patienceS = 20;
@@ -146,9 +148,10 @@ exit 0
   const detach = network === null ? ':' : `ip link set dev ${interfaceName} nomaster`;
   const postDump =
     plan.kind === 'round'
-      ? '[ ! -e verdict ] || exit 1'
+      ? '[ ! -e verdict ] || exit 1\n  : >held'
       : // The freezer is a fence: should CRIU die from here on, its tracees would run on without it.
         `freeze
+  : >stopped
   if await_verdict; then
     ${detach}
     kill_all
@@ -164,13 +167,30 @@ pre-dump)
   [ ! -e verdict ] || exit 1
   : >frozen-at
   # CRIU looks whether the freezer has done its work only every 100 ms; finding it done saves that.
-  freeze || thaw
+  freeze && : >stopped || thaw
   ;;
 post-dump)
   ${postDump}
   ;;
 esac
 exit 0
+`;
+}
+
+/**
+ * What LXC starts as `criu`: LXC has set up by then what it sets up for a restore, and the image need not be complete
+ * before. Waits like a barrier's script, in a process of its own, since LXC has handed on descriptors of its choice.
+ */
+export function gateScript(directory: string, criuProgram: string): string {
+  return `#!/bin/sh
+# Written by deltahop for one operation; see its source, workload/lxc/barrier.
+[ "$1" != restore ] || (
+  cd ${quote(directory)} && exec 3<>bell || exit 1
+  while [ ! -e go ]; do
+    [ ! -e verdict ] && timeout -s KILL ${patienceS} head -n 1 <&3 >/dev/null 2>&1 || exit 1
+  done
+) || exit 1
+exec ${quote(criuProgram)} "$@"
 `;
 }
 
@@ -221,13 +241,18 @@ export class Barrier {
       writeFile(at('supervise'), supervisorScript(directory, plan), { mode: 0o700 }),
       writeFile(at('criu.conf'), plan.criuConfig),
       // LXC takes the first program called `criu` on PATH.
-      symlink(plan.criuProgram, at('bin/criu')),
+      plan.kind === 'prepare'
+        ? writeFile(at('bin/criu'), gateScript(directory, plan.criuProgram), { mode: 0o700 })
+        : symlink(plan.criuProgram, at('bin/criu')),
       mustRun(['mkfifo', '-m', '600', at('bell')], { limitMs: 10_000, code: 'DELTAHOP_E_IO' }),
     ]);
     const output = await open(at('output'), 'a');
     try {
       const env = { CRIU_CONFIG_FILE: at('criu.conf'), PATH: `${at('bin')}:${process.env['PATH'] ?? ''}` };
-      return new Barrier(directory, await startDetached(['/bin/sh', at('supervise')], output.fd, env));
+      const barrier = new Barrier(directory, await startDetached(['/bin/sh', at('supervise')], output.fd, env));
+      // The memory may take its time to arrive.
+      if (plan.kind === 'prepare') barrier.#keepAlive();
+      return barrier;
     } finally {
       await output.close();
     }
@@ -245,11 +270,25 @@ export class Barrier {
       // Looked for once more after the end: it may have come just before.
       return this.#supervisor.hasEnded() ? exists(join(this.directory, event)) : null;
     });
-    if (event === 'held' && there) {
-      this.#alive = setInterval(() => void ring(this.directory), aliveIntervalMs);
-      this.#alive.unref();
-    }
+    if (event === 'held' && there) this.#keepAlive();
     return there;
+  }
+
+  /** Of a prepare: the image is complete. */
+  async openGate(): Promise<void> {
+    await writeFile(join(this.directory, 'go'), '');
+    await ring(this.directory);
+  }
+
+  /** When something happened, as Date.now() of this node; it must have happened. */
+  async timeOf(mark: 'frozen-at' | 'go' | 'held'): Promise<number> {
+    return (await stat(join(this.directory, mark))).mtimeMs;
+  }
+
+  #keepAlive(): void {
+    clearInterval(this.#alive);
+    this.#alive = setInterval(() => void ring(this.directory), aliveIntervalMs);
+    this.#alive.unref();
   }
 
   /** Gives the verdict. @returns the one that holds: the script may have lost patience before. */

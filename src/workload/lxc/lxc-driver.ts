@@ -4,11 +4,14 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { DeltahopError, isDeltahopError } from '../../errors.js';
 import { runCommand } from '../command.js';
 import type {
+  ArrangedWorkload,
   Capability,
   FrozenWorkload,
+  InstanceTree,
   InstanceTrees,
   PreparedWorkload,
   Recovered,
+  RoundWorkload,
   Workload,
   WorkloadDriver,
   WorkloadState,
@@ -148,7 +151,7 @@ export class LxcDriver implements WorkloadDriver {
     return obstaclesOf(await cgroup.processes());
   }
 
-  round(workload: Workload, signal: AbortSignal): Promise<InstanceTrees> {
+  round(workload: Workload, signal: AbortSignal): Promise<RoundWorkload> {
     return this.#exclusively(workload, 'round', async (layout) => {
       const barrier = await this.#startDump(workload, layout, 'round', signal);
       const onAbort = () => void barrier.decide('abort').catch(() => {});
@@ -159,8 +162,9 @@ export class LxcDriver implements WorkloadDriver {
         await this.#letRun(layout);
         if (signal.aborted) throw cancelled('round', signal);
         if (exitCode !== 0) throw await dumpFailure(workload, layout, exitCode);
+        const pausedMs = (await barrier.timeOf('held')) - (await barrier.timeOf('frozen-at'));
         await this.#keepImages(layout);
-        return instanceOf(layout);
+        return { instance: instanceOf(layout), pausedMs: Math.round(pausedMs) };
       } finally {
         signal.removeEventListener('abort', onAbort);
         await removeOperation(layout.operation);
@@ -174,12 +178,10 @@ export class LxcDriver implements WorkloadDriver {
     try {
       const barrier = await this.#startDump(workload, layout, 'freeze', signal);
       try {
-        if (!(await barrier.until('held', limits.checkpoint, signal))) {
+        if (!(await barrier.until('stopped', limits.checkpoint, signal))) {
           throw await dumpFailure(workload, layout, await barrier.ended(limits.settle));
         }
-        const { mtimeMs } = await stat(join(layout.operation, 'frozen-at'));
-        await this.#keepImages(layout);
-        return this.#frozen(workload, layout, barrier, Math.floor(mtimeMs));
+        return this.#frozen(workload, layout, barrier, await barrier.timeOf('frozen-at'), signal);
       } catch (error) {
         await this.#abortDump(layout, barrier);
         throw error;
@@ -203,7 +205,7 @@ export class LxcDriver implements WorkloadDriver {
     return instanceOf(layout);
   }
 
-  async prepare(workload: Workload, signal: AbortSignal): Promise<PreparedWorkload> {
+  async arrange(workload: Workload, signal: AbortSignal): Promise<ArrangedWorkload> {
     const layout = lxcLayout(workload);
     await this.#begin(workload, 'prepare');
     try {
@@ -212,10 +214,6 @@ export class LxcDriver implements WorkloadDriver {
       if ((await cgroup.initPid()) !== null) {
         throw new DeltahopError('DELTAHOP_E_BUSY', `${workload.name} already runs here`);
       }
-      await stat(join(layout.memory, 'inventory.img')).catch((error: unknown) => {
-        const message = `there is no complete image of ${workload.name} in ${layout.memory}`;
-        throw new DeltahopError('DELTAHOP_E_RESTORE', message, { cause: error });
-      });
       await Promise.all([
         cgroup.removeEmpty(),
         removeOperation(layout.operation),
@@ -224,7 +222,8 @@ export class LxcDriver implements WorkloadDriver {
         mountOverlay(overlayOf(workload, layout)),
       ]);
       try {
-        return await this.#prepareMounted(workload, layout, settings, criu, cgroup, signal);
+        const barrier = await this.#startRestore(layout, settings, criu, cgroup, signal);
+        return this.#arranged(workload, layout, settings, cgroup, barrier);
       } catch (error) {
         await this.#clearRestore(layout, cgroup);
         throw error;
@@ -400,10 +399,27 @@ export class LxcDriver implements WorkloadDriver {
     await chmod(layout.memory, 0o700);
   }
 
-  #frozen(workload: Workload, layout: LxcLayout, barrier: Barrier, frozenAtMs: number): FrozenWorkload {
+  #frozen(
+    workload: Workload,
+    layout: LxcLayout,
+    barrier: Barrier,
+    frozenAtMs: number,
+    signal: AbortSignal,
+  ): FrozenWorkload {
+    const [files, memory] = [filesOf(layout), memoryOf(layout)];
     return {
-      frozenAtMs,
-      instance: instanceOf(layout),
+      frozenAtMs: Math.floor(frozenAtMs),
+      files: { trees: [files] },
+      memory: async () => {
+        if (!(await barrier.until('held', limits.checkpoint, signal))) {
+          throw await dumpFailure(workload, layout, await barrier.ended(limits.settle));
+        }
+        const saverMs = (await barrier.timeOf('held')) - frozenAtMs;
+        await this.#keepImages(layout);
+        // A deleted file that is open gets a name for the restore (`link_remap.N`), and every such name is noted there.
+        const filesChanged = (await stat(join(layout.memory, 'remap-fpath.img')).catch(() => null)) !== null;
+        return { instance: { trees: [memory] }, filesChanged, saverMs: Math.round(saverMs) };
+      },
       commit: async () => {
         const verdict = await barrier.decide('commit');
         const ended = verdict === 'commit' && (await barrier.until('ended', limits.settle));
@@ -461,18 +477,18 @@ export class LxcDriver implements WorkloadDriver {
     }
   }
 
-  async #prepareMounted(
-    workload: Workload,
+  /** Starts lxc-checkpoint for a restore, up to the gate in front of CRIU. */
+  async #startRestore(
     layout: LxcLayout,
     settings: LxcSettings,
     criu: Criu,
     cgroup: Cgroup,
     signal: AbortSignal,
-  ): Promise<PreparedWorkload> {
+  ): Promise<Barrier> {
     const command = ['lxc-checkpoint', '-r', '-n', layout.id, '-P', layout.lxcPath];
     command.push('-D', layout.memory, '-o', join(layout.operation, 'lxc.log'), '-l', 'INFO');
     if (signal.aborted) throw cancelled('prepare', signal);
-    const barrier = await Barrier.start(layout.operation, {
+    return await Barrier.start(layout.operation, {
       kind: 'prepare',
       command,
       criuProgram: criu.program,
@@ -480,17 +496,57 @@ export class LxcDriver implements WorkloadDriver {
       freezer: { directory: cgroup.intendedPayload, version: cgroup.version },
       network: networkOf(layout, settings.network),
     });
-    try {
-      if (!(await barrier.until('held', limits.checkpoint, signal))) {
-        throw await restoreFailure(workload, layout, await barrier.ended(limits.settle));
+  }
+
+  #arranged(
+    workload: Workload,
+    layout: LxcLayout,
+    settings: LxcSettings,
+    cgroup: Cgroup,
+    barrier: Barrier,
+  ): ArrangedWorkload {
+    const giveUp = async (): Promise<void> => {
+      try {
+        await barrier.decide('abort');
+        await barrier.ended(limits.settle);
+        await this.#clearRestore(layout, cgroup);
+      } finally {
+        this.#end(workload);
       }
-      await applyLimits(workload, settings, cgroup);
-    } catch (error) {
-      await barrier.decide('abort');
-      await barrier.ended(limits.settle);
-      throw error;
-    }
+    };
     return {
+      prepare: async (signal) => {
+        try {
+          await stat(join(layout.memory, 'inventory.img')).catch((error: unknown) => {
+            const message = `there is no complete image of ${workload.name} in ${layout.memory}`;
+            throw new DeltahopError('DELTAHOP_E_RESTORE', message, { cause: error });
+          });
+          await barrier.openGate();
+          if (!(await barrier.until('held', limits.checkpoint, signal))) {
+            throw await restoreFailure(workload, layout, await barrier.ended(limits.settle));
+          }
+          const restorerMs = (await barrier.timeOf('held')) - (await barrier.timeOf('go'));
+          await applyLimits(workload, settings, cgroup);
+          return this.#prepared(workload, layout, settings, cgroup, barrier, restorerMs);
+        } catch (error) {
+          await giveUp();
+          throw error;
+        }
+      },
+      abandon: giveUp,
+    };
+  }
+
+  #prepared(
+    workload: Workload,
+    layout: LxcLayout,
+    settings: LxcSettings,
+    cgroup: Cgroup,
+    barrier: Barrier,
+    restorerMs: number,
+  ): PreparedWorkload {
+    return {
+      restorerMs: Math.round(restorerMs),
       commit: async () => {
         const verdict = await barrier.decide('commit');
         if (verdict !== 'commit' || !(await barrier.until('released', limits.settle))) {
@@ -541,14 +597,17 @@ function overlayOf(workload: Workload, layout: LxcLayout) {
   return { lower: [workload.appPath, workload.basePath], upper, work, merged };
 }
 
-/** The memory's images are made durable beside the restore, which takes longer (migrate/incoming); files on arrival. */
 function instanceOf(layout: LxcLayout): InstanceTrees {
-  return {
-    trees: [
-      { name: 'upper', path: layout.upper, excludeXattrs: localXattrs, durable: true },
-      { name: 'memory', path: layout.memory, excludeXattrs: [], durable: false },
-    ],
-  };
+  return { trees: [filesOf(layout), memoryOf(layout)] };
+}
+
+function filesOf(layout: LxcLayout): InstanceTree {
+  return { name: 'upper', path: layout.upper, excludeXattrs: localXattrs, durable: true };
+}
+
+/** Made durable beside the restore, which takes longer (migrate/incoming). */
+function memoryOf(layout: LxcLayout): InstanceTree {
+  return { name: 'memory', path: layout.memory, excludeXattrs: [], durable: false };
 }
 
 function networkOf(layout: LxcLayout, network: LxcSettings['network']): BarrierPlan['network'] {

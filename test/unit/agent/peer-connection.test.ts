@@ -15,7 +15,7 @@ const migration = '00000000-0000-4000-8000-000000000000';
 /** Longer than a peer may be silent, shorter than a request may take. */
 const longWorkMs = 9_500;
 
-async function outcomeOf(work: Promise<void>): Promise<unknown> {
+async function outcomeOf(work: Promise<unknown>): Promise<unknown> {
   return await work.then(
     () => 'done',
     (error: unknown) => error,
@@ -24,7 +24,10 @@ async function outcomeOf(work: Promise<void>): Promise<unknown> {
 
 test('a peer that works for long is waited for, one that says nothing is not', async () => {
   const router = new Router(() => {});
-  router.on('POST', '/v1/migrations/:id/prepare', null, async () => void (await sleep(longWorkMs)));
+  router.on('POST', '/v1/migrations/:id/prepare', null, async () => {
+    await sleep(longWorkMs);
+    return { tookMs: longWorkMs, restorerMs: 0 };
+  });
   const busy = await listenToPeers({ host: '127.0.0.1', port: 0 }, router, (socket) => socket.destroy());
   const silentSockets: Socket[] = [];
   const silent = createServer((socket) => silentSockets.push(socket)).listen(0, '127.0.0.1');

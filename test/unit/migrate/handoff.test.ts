@@ -64,7 +64,8 @@ class Source {
     this.barrier = { verdict: null };
     return {
       frozenAtMs: 0,
-      instance: { trees: [] },
+      files: { trees: [] },
+      memory: () => Promise.reject(new Error('not part of a hand-off')),
       commit: async () => {
         this.steps.push(`barrier is told with ${await this.#onDisk()} in the journal`);
         if (this.#decide('commit') === 'abort') throw new DeltahopError('DELTAHOP_E_CHECKPOINT', 'it gave way');
@@ -98,12 +99,13 @@ class Source {
     close: () => {},
     offer: () => Promise.reject(new Error('not part of a hand-off')),
     sealLayer: () => Promise.reject(new Error('not part of a hand-off')),
+    arrange: () => Promise.reject(new Error('not part of a hand-off')),
     prepare: () => Promise.reject(new Error('not part of a hand-off')),
     commit: async () => {
       this.steps.push(`destination is told while it is ${this.state} here`);
       const refusal = this.refusals.shift();
       if (refusal !== undefined) throw refusal;
-      return { runningForMs: 1, epoch: 5 };
+      return { tookMs: 1, runningForMs: 1, epoch: 5 };
     },
     abort: async () => {},
     health: async () => ({ healthy: true, detail: 'running' }),
@@ -132,12 +134,16 @@ class Source {
         this.state = 'stopped';
       },
       inspect: async () => ({ state: this.state, pid: null }),
-      prepare: async () => ({
-        commit: async () => {
-          this.steps.push('restored here');
-          this.state = 'running';
-        },
-        abort: async () => {},
+      arrange: async () => ({
+        prepare: async () => ({
+          restorerMs: 1,
+          commit: async () => {
+            this.steps.push('restored here');
+            this.state = 'running';
+          },
+          abort: async () => {},
+        }),
+        abandon: async () => {},
       }),
       decideFreeze: async (_workload, verdict) => this.#decide(verdict),
       recover: async () => {

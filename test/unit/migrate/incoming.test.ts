@@ -36,6 +36,8 @@ const offer: Offer = {
 class Destination {
   readonly path = join(scratch, String(nodes++));
   readonly steps: string[] = [];
+  /** What became of each restore that was arranged. */
+  readonly arrangements: string[] = [];
   record: ServiceRecord | null = null;
   state: 'running' | 'frozen' | 'stopped' = 'stopped';
   /** The barrier's mark that a restore was let go. */
@@ -83,19 +85,28 @@ class Destination {
         this.released = false;
         return { released };
       },
-      prepare: async () => {
-        if (this.failures-- > 0) throw new DeltahopError('DELTAHOP_E_RESTORE', 'a broken image');
+      arrange: async () => {
         if (this.state !== 'stopped') throw new DeltahopError('DELTAHOP_E_BUSY', 'already runs here');
-        this.steps.push('restored');
-        this.state = 'frozen';
+        this.arrangements.push('open');
+        const end = (how: string) => void this.arrangements.splice(-1, 1, how);
         return {
-          commit: async () => {
-            this.steps.push(`let go with ${this.journalled} in the journal`);
-            this.state = 'running';
+          prepare: async () => {
+            end('used');
+            if (this.failures-- > 0) throw new DeltahopError('DELTAHOP_E_RESTORE', 'a broken image');
+            this.steps.push('restored');
+            this.state = 'frozen';
+            return {
+              restorerMs: 1,
+              commit: async () => {
+                this.steps.push(`let go with ${this.journalled} in the journal`);
+                this.state = 'running';
+              },
+              abort: async () => {
+                this.state = 'stopped';
+              },
+            };
           },
-          abort: async () => {
-            this.state = 'stopped';
-          },
+          abandon: async () => end('abandoned'),
         };
       },
     };
@@ -171,6 +182,22 @@ test('the decision is on disk before the copy is let go, and saying it again cha
   assert.equal(node.steps, ['restored', 'let go with committed in the journal']);
   assert.equal([node.journalled, node.record?.ownership, node.record?.epoch], ['running', 'owned', 5]);
   assert.is(await refusalOf(node.incoming.abort(id)), 'DELTAHOP_E_NOT_RUNNING');
+});
+
+test('what was arranged before the memory came is used once, and taken back if files came after it or nothing', async () => {
+  const node = await destination('staging');
+  await node.incoming.arrange(id);
+  await node.incoming.arrange(id);
+  assert.equal(node.arrangements, ['abandoned', 'open']);
+  const { tookMs, restorerMs } = await node.incoming.prepare(id);
+  assert.equal(node.arrangements, ['abandoned', 'used']);
+  assert.ok(tookMs >= 0 && restorerMs === 1);
+  assert.is(await refusalOf(node.incoming.arrange(id)), 'DELTAHOP_E_NOT_RUNNING');
+
+  const given = await destination('staging');
+  await given.incoming.arrange(id);
+  await given.incoming.abort(id);
+  assert.equal([given.arrangements, given.journalled], [['abandoned'], 'aborted']);
 });
 
 test('an offer that fails half-way gives back what it has taken, and nothing of another', async () => {
