@@ -1,14 +1,17 @@
 /** Runs cells on links and gathers the rows. */
-import { mkdirSync, rmSync } from 'node:fs';
+import { mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { processStartTime } from '../test/testbed/remnants.js';
 import { type Cell, treesOf } from './cells.js';
 import { deltahopSettings, rsyncSettings, type Setting } from './contenders.js';
 import type { CorpusCache } from './corpus/corpus.js';
+import { Meter } from './meter.js';
 import { type LinkKind, linkKinds, Network } from './network.js';
 import { expectedMs, promising, summaryOf } from './plan.js';
 import { type Row, rowOf, type Trial } from './rows.js';
-import { copyTree, difference, restoreTree } from './trees.js';
-import { runTrial } from './trial.js';
+import { changeTree, copyTree, difference, restoreTree } from './trees.js';
+import { runTrial, type TrialParts } from './trial.js';
 
 /** What is run, and where. */
 export interface BenchOptions {
@@ -21,46 +24,48 @@ export interface BenchOptions {
   /** Every setting on every link, however hopeless. */
   everySetting: boolean;
   workPath: string;
+  /** Ends the run with an Error after taking down what it set up. */
+  signal: AbortSignal;
   corpora: CorpusCache;
   tell: (line: string) => void;
+  /** Told what is not measured, and why. */
+  onLeftOut: (line: string) => void;
   /** Told all rows of a cell on a link once they are known. */
   onRows: (rows: readonly Row[]) => void;
 }
 
-/** What was left out, and why. */
-export type LeftOut = readonly string[];
-
 type Trees = Awaited<ReturnType<typeof treesOf>>;
 
 /** Runs them all. A cell whose corpus cannot be made is left out, which is said. */
-export async function runBench(options: BenchOptions): Promise<LeftOut> {
-  const leftOut: string[] = [];
-  const leave = (line: string): void => {
-    leftOut.push(line);
-    options.tell(`LEFT OUT: ${line}`);
-  };
+export async function runBench(options: BenchOptions): Promise<void> {
+  mkdirSync(options.workPath, { recursive: true });
+  await Meter.clearStale();
+  for (const entry of readdirSync(options.workPath)) {
+    const pid = /^work-(\d+)$/.exec(entry)?.[1];
+    if (pid !== undefined && processStartTime(Number(pid)) === undefined) {
+      rmSync(join(options.workPath, entry), { recursive: true, force: true });
+    }
+  }
   const { settings: ours, missing } = await deltahopSettings();
-  for (const line of missing) leave(line);
+  for (const line of missing) options.onLeftOut(line);
   for (const cell of options.cells) {
     let trees: Trees;
     try {
       trees = await treesOf(cell, options.corpora);
     } catch (error) {
-      leave(`${cell.name}: ${(error as Error).message}`);
+      options.onLeftOut(`${cell.name}: ${(error as Error).message}`);
       continue;
     }
-    await runCell(cell, trees, [...rsyncSettings(cell.holes), ...ours], options, leave);
+    await runCell(
+      cell,
+      trees,
+      [...rsyncSettings(cell.holes), ...ours.filter((setting) => cell.old !== null || !setting.remembers)],
+      options,
+    );
   }
-  return leftOut;
 }
 
-async function runCell(
-  cell: Cell,
-  trees: Trees,
-  settings: readonly Setting[],
-  options: BenchOptions,
-  leave: (line: string) => void,
-): Promise<void> {
+async function runCell(cell: Cell, trees: Trees, settings: readonly Setting[], options: BenchOptions): Promise<void> {
   const survey: Row[] = [];
   // The unshaped link first: what it shows says which settings can be the best elsewhere.
   const kinds = linkKinds.filter((kind) => options.links.includes(kind));
@@ -77,7 +82,9 @@ async function runCell(
         ...survey.filter((row) => row.ok && row.contender === 'rsync').map((row) => expectedMs(row, kind)),
       );
       if (slowest > options.limitMs) {
-        leave(`${cell.name} on ${kind.name}: rsync would take ${Math.round(slowest / 1000)} s; --full runs it`);
+        options.onLeftOut(
+          `${cell.name} on ${kind.name}: rsync would take ${Math.round(slowest / 1000)} s; --full runs it`,
+        );
         continue;
       }
     }
@@ -109,16 +116,20 @@ async function runLink(
       const at = round % settings.length;
       for (const setting of [...settings.slice(at), ...settings.slice(0, at)]) {
         if (hopeless.has(setting)) continue;
+        options.signal.throwIfAborted();
         await (isFresh ? restoreTree(oldPath, targetPath) : copyTree(oldPath, targetPath));
-        const statePath = join(work, 'state');
-        const trial = await runTrial({
+        const parts = {
           network,
           setting,
-          statePath,
-          sourcePath: newPath,
+          statePath: join(work, 'state'),
           modulePath,
           limitMs: options.limitMs,
-        });
+          signal: options.signal,
+        };
+        rmSync(parts.statePath, { recursive: true, force: true });
+        const trial = setting.remembers
+          ? await runRemembered(parts, { oldPath, newPath }, join(work, 'source'))
+          : await runTrial({ ...parts, sourcePath: newPath });
         if (trial.ok) {
           const isLast = round === options.trials - 1;
           trial.note = await difference(newPath, targetPath, isLast);
@@ -142,4 +153,22 @@ async function runLink(
   );
   for (const row of rows) options.tell(`${row.cell} ${row.link} ${summaryOf(row)}`);
   return rows;
+}
+
+/** The clock's grain: what was written more recently than this cannot be told from what is written now. */
+const settleMs = 2500;
+
+/** A trial of a sender that knows the receiver's tree from an earlier sync, and whose own tree has changed since. */
+async function runRemembered(
+  parts: Omit<TrialParts, 'sourcePath'>,
+  { oldPath, newPath }: Trees,
+  sourcePath: string,
+): Promise<Trial> {
+  await restoreTree(oldPath, sourcePath);
+  await sleep(settleMs);
+  const first = await runTrial({ ...parts, sourcePath });
+  if (!first.ok) return { ...first, note: `the sync before it: ${first.note}` };
+  await changeTree(sourcePath, newPath);
+  await sleep(settleMs);
+  return await runTrial({ ...parts, sourcePath });
 }

@@ -2,10 +2,12 @@
 import { join } from 'node:path';
 import type { Corpus, CorpusCache } from './corpus/corpus.js';
 import { disk, linuxSource, rootFileSystem } from './corpus/debian.js';
+import { guestMemory } from './corpus/machine.js';
 import { nodeHeap, nodeHeapRestarted, nodeHeapSmall, pythonDatabase, redisWrites } from './corpus/memory.js';
 import {
   alikeBlocks,
   grownLog,
+  hashCollisions,
   insertedInFront,
   nothingMatches,
   smallFiles,
@@ -78,6 +80,12 @@ export const cells: readonly Cell[] = [
     weakSumCollisions(64 * mib),
     "64 MiB whose blocks all have one weak sum in rsync's hash",
   ),
+  synthetic(
+    'hash-collisions',
+    'quick',
+    hashCollisions(64 * mib),
+    '64 MiB of pages that all changed and kept their seeded XXH3-128 and their weak sum',
+  ),
   synthetic('alike', 'quick', alikeBlocks(256 * mib), '256 MiB of 4 KiB blocks that are all alike but for 16'),
   synthetic('log', 'quick', grownLog(128 * mib, 4 * mib), 'A log of 128 MiB that grew by 4 MiB'),
   synthetic('sparse-8g', 'default', sparse(8 * gib), 'A sparse file of 8 GiB, 4 of its 64 MiB changed', true),
@@ -107,6 +115,7 @@ export const cells: readonly Cell[] = [
   ...rounds('node', nodeHeap, 'CRIU images of node with a large heap'),
   ...rounds('python', pythonDatabase, 'CRIU images of python with an SQLite database in memory'),
   ...rounds('redis', redisWrites, 'CRIU images of redis under writes'),
+  ...rounds('guest-memory', guestMemory, 'Memory of a busy virtual machine of 512 MiB'),
   {
     ...memory(
       'node-restarted',

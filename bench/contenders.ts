@@ -3,6 +3,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { run } from '../test/testbed/command.js';
+import type { End } from './network.js';
 import type { Contender, Trial } from './rows.js';
 
 /** Where bench/setup/install-rsync.sh puts rsync. */
@@ -11,9 +12,9 @@ export const rsyncProgram = '/opt/deltahop/rsync/bin/rsync';
 const project = fileURLToPath(new URL('../../', import.meta.url));
 const deltahop = [process.execPath, join(project, 'dist/src/cli/main.js')];
 
-/** The ends' own directory and the paths of one transfer. */
+/** Paths and addresses of one transfer. */
 export interface Places {
-  /** For configuration and state; both ends'. */
+  /** For the configuration, state and output of both ends. */
   statePath: string;
   /** The directory that is sent. */
   sourcePath: string;
@@ -27,14 +28,14 @@ export interface Places {
 export interface Setting {
   contender: Contender;
   name: string;
-  /** The sender knows what the receiver holds: the trial is prepared by one such sync of the old tree. */
+  /** The sender is to know what the receiver holds: a trial is prepared by one such sync of the old tree. */
   remembers: boolean;
   /** The daemon's command line; it serves `modulePath` in the foreground. */
   server(places: Places): string[];
   /** The client's command line; it pushes the source to `tree`. */
   client(places: Places): string[];
-  /** Beyond the ordinary environment, for both ends. */
-  environment(places: Places): Record<string, string>;
+  /** Beyond the ordinary environment. */
+  environment(places: Places, end: End): Record<string, string>;
   /** What the client's output says of the program's own steps. */
   statistics(stdout: string): Trial['statistics'];
 }
@@ -88,8 +89,8 @@ function deltahopSetting(name: string, options: string[]): Setting {
       const all = ['--delete', '--insecure', '--json', ...options];
       return [...deltahop, 'sync', ...all, `${sourcePath}/`, `deltahop://${serverAddress}:${port}/module/tree/`];
     },
-    environment: ({ statePath }) => {
-      const home = join(statePath, 'home');
+    environment: ({ statePath }, end) => {
+      const home = join(statePath, 'state', end);
       mkdirSync(home, { recursive: true });
       return { XDG_STATE_HOME: home };
     },
@@ -123,7 +124,7 @@ export async function deltahopSettings(): Promise<{ settings: Setting[]; missing
   const missing: string[] = [];
   const wanted: [name: string, options: string[]][] = [
     ['blind --inplace', ['--inplace']],
-    ['shared (--remember)', ['--remember']],
+    ['--remember', ['--remember']],
   ];
   for (const [name, options] of wanted) {
     if (options.every((option) => help.includes(option))) settings.push(deltahopSetting(name, options));

@@ -1,16 +1,26 @@
 /** `npm run bench`: deltahop against stock rsync, whole processes over the same links. */
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { cpus, loadavg, release, totalmem } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Command } from 'commander';
 import { runBench } from './bench.js';
 import { type Cell, cells, type Extent, treesOf } from './cells.js';
+import { versions } from './contenders.js';
 import { CorpusCache } from './corpus/corpus.js';
-import { linkKinds } from './network.js';
+import { checkLink, type LinkCheck } from './link-check.js';
+import { linkKinds, Network } from './network.js';
+import { reportHtml } from './report/report.js';
 import type { Row } from './rows.js';
 
 /** dist/bench/main.js is two below. */
 const project = fileURLToPath(new URL('../../', import.meta.url));
+
+/** What is kept beside the rows, so that a run in pieces gives one report. */
+interface Context {
+  linkChecks: LinkCheck[];
+  leftOut: string[];
+}
 
 interface Flags {
   quick?: boolean;
@@ -22,6 +32,8 @@ interface Flags {
   corpora?: boolean;
   json: string;
   keep?: boolean;
+  html: string;
+  render?: boolean;
   cache: string;
 }
 
@@ -43,6 +55,8 @@ const flags = new Command('bench')
   .option('--corpora', 'make the corpora of the chosen cells and stop')
   .option('--json <file>', 'where the rows go', join(project, 'build/bench/rows.json'))
   .option('--keep', 'rows that FILE already has of other cells and links stay')
+  .option('--html <file>', 'where the report goes', join(project, 'build/bench/report.html'))
+  .option('--render', 'measure nothing: make the report of the rows that FILE has')
   .option('--cache <directory>', 'where the corpora are kept', join(project, 'build/bench'))
   .parse()
   .opts<Flags>();
@@ -79,25 +93,76 @@ async function main(): Promise<void> {
     return;
   }
   const file = resolve(flags.json);
-  mkdirSync(dirname(file), { recursive: true });
-  let rows: Row[] = flags.keep === true && existsSync(file) ? (JSON.parse(readFileSync(file, 'utf8')) as Row[]) : [];
-  const { trials, limitMs, links } = limits[extent];
-  const leftOut = await runBench({
+  const contextFile = `${file.replace(/\.json$/, '')}.context.json`;
+  for (const path of [file, resolve(flags.html)]) mkdirSync(dirname(path), { recursive: true });
+  const kept = <T>(path: string, otherwise: T): T =>
+    (flags.keep === true || flags.render === true) && existsSync(path)
+      ? (JSON.parse(readFileSync(path, 'utf8')) as T)
+      : otherwise;
+  let rows = kept<Row[]>(file, []);
+  const context = kept<Context>(contextFile, { linkChecks: [], leftOut: [] });
+  const about = await circumstances();
+  const save = (): void => {
+    writeFileSync(file, `[\n${rows.map((row) => JSON.stringify(row)).join(',\n')}\n]\n`);
+    writeFileSync(contextFile, JSON.stringify(context));
+    const links = linkKinds.map(({ name }) => name);
+    writeFileSync(flags.html, reportHtml({ rows, cells, links, ...context, circumstances: about }));
+  };
+
+  if (flags.render === true) return save();
+
+  const stop = new AbortController();
+  for (const signal of ['SIGINT', 'SIGTERM'] as const)
+    process.once(signal, () => stop.abort(new Error(`stopped by ${signal}`)));
+  const { trials, limitMs, links: usualLinks } = limits[extent];
+  const links = named(linkKinds, flags.link ?? usualLinks, 'link');
+  for (const kind of links) {
+    if (context.linkChecks.some(({ link }) => link === kind.name)) continue;
+    const network = await Network.open(kind, flags.cache);
+    try {
+      const check = await checkLink(network, kind);
+      context.linkChecks.push(check);
+      tell(
+        `${kind.name}: ${megabits(check.outBps)} and ${megabits(check.inBps)} Mbit/s, ${check.roundTripMs.toFixed(2)} ms`,
+      );
+    } finally {
+      await network.close();
+    }
+  }
+  await runBench({
     cells: chosenCells(),
-    links: named(linkKinds, flags.link ?? links, 'link'),
+    links,
     trials: flags.trials === undefined ? trials : Number(flags.trials),
     limitMs,
     everySetting: extent === 'full',
     workPath: flags.cache,
+    signal: stop.signal,
     corpora,
     tell,
+    onLeftOut: (line) => {
+      if (!context.leftOut.includes(line)) context.leftOut.push(line);
+      tell(`LEFT OUT: ${line}`);
+    },
     onRows: (more) => {
       rows = [...rows.filter((row) => !more.some((one) => one.cell === row.cell && one.link === row.link)), ...more];
-      writeFileSync(file, `[\n${rows.map((row) => JSON.stringify(row)).join(',\n')}\n]\n`);
+      save();
     },
   });
-  if (leftOut.length > 0) console.error(`left out: ${leftOut.length} (named above)`);
-  console.error(`rows are in ${file}`);
+  save();
+  if (context.leftOut.length > 0) tell(`left out: ${context.leftOut.length} (named above)`);
+  tell(`rows are in ${file}, the report is ${resolve(flags.html)}`);
+}
+
+/** What the figures are to be read with. */
+async function circumstances(): Promise<string[]> {
+  const model = cpus()[0]?.model.trim() ?? 'unknown processor';
+  const machine = `${cpus().length} × ${model}, ${Math.round(totalmem() / 2 ** 30)} GiB, Linux ${release()}, Node.js ${process.version}`;
+  const load = `load ${loadavg()[0]?.toFixed(1)}`;
+  return [...(await versions()), machine, new Date().toISOString().slice(0, 16).replace('T', ' '), load];
+}
+
+function megabits(bps: number): string {
+  return (bps / 1e6).toFixed(1);
 }
 
 await main().catch((error: unknown) => {

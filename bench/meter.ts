@@ -1,7 +1,17 @@
 /** Measures what the processes of one end of a transfer use, daemons' children included, by a cgroup of their own. */
-import { mkdirSync, readFileSync, rmdirSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, rmdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { processStartTime } from '../test/testbed/remnants.js';
+
+const prefix = 'deltahop-bench-';
+
+function cgroupMount(): string {
+  const lines = readFileSync('/proc/self/mountinfo', 'utf8').split('\n');
+  const mount = lines.find((line) => line.includes(' - cgroup2 '))?.split(' ')[4];
+  if (mount === undefined) throw new Error('CPU time is measured by a cgroup of version 2, and none is mounted');
+  return mount;
+}
 
 /** Every process that a program starts is in its cgroup, so nothing that forks away is missed or counted twice. */
 export class Meter {
@@ -13,14 +23,19 @@ export class Meter {
 
   /** @throws Error where there is no cgroup of version 2, or no right to make one. */
   static create(name: string): Meter {
-    const mount = readFileSync('/proc/self/mountinfo', 'utf8')
-      .split('\n')
-      .find((line) => line.includes(' - cgroup2 '))
-      ?.split(' ')[4];
-    if (mount === undefined) throw new Error('CPU time is measured by a cgroup of version 2, and none is mounted');
-    const path = join(mount, name);
+    const path = join(cgroupMount(), `${prefix}${process.pid}-${name}`);
     mkdirSync(path);
     return new Meter(path);
+  }
+
+  /** Kills and removes what the meters of killed runs left. */
+  static async clearStale(): Promise<void> {
+    for (const entry of readdirSync(cgroupMount())) {
+      const pid = new RegExp(`^${prefix}(\\d+)-`).exec(entry)?.[1];
+      if (pid !== undefined && processStartTime(Number(pid)) === undefined) {
+        await new Meter(join(cgroupMount(), entry)).dispose();
+      }
+    }
   }
 
   /** The words in front of a command that make it run here; it then counts from its first instruction on. */

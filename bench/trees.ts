@@ -23,6 +23,15 @@ export async function restoreTree(from: string | null, path: string): Promise<vo
   await run([rsyncProgram, ...options, `${from}/`, `${path}/`], { timeoutMs: hourMs });
 }
 
+/**
+ * Changes the tree at `path` into one equal to `to` as a program at work would: what stays the same is not touched, what
+ * changes is written where it is.
+ */
+export async function changeTree(path: string, to: string): Promise<void> {
+  const options = ['-aHAXS', '--numeric-ids', '--delete', '--modify-window=-1', '--inplace', '--no-whole-file'];
+  await run([rsyncProgram, ...options, `${to}/`, `${path}/`], { timeoutMs: hourMs });
+}
+
 /** What tells two trees apart, in a few words; empty if nothing does. */
 export async function difference(onePath: string, otherPath: string, thorough: boolean): Promise<string> {
   const options = ['-n', '-aHAXi', '--numeric-ids', '--delete', ...(thorough ? ['--checksum'] : [])];

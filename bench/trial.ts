@@ -1,7 +1,7 @@
 /** One trial: a fresh daemon, one client, and what both of them used. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, mkdirSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ended, run } from '../test/testbed/command.js';
@@ -20,29 +20,30 @@ const samplePauseMs = 20;
 export interface TrialParts {
   network: Network;
   setting: Setting;
-  /** A directory of this trial alone, emptied before it. */
+  /** Whatever both ends keep besides the trees. */
   statePath: string;
   sourcePath: string;
   modulePath: string;
   /** A client that takes longer is ended, and the trial has failed. */
   limitMs: number;
+  /** Ends the client, and the trial with an Error. */
+  signal: AbortSignal;
 }
 
 /** Runs one trial. The target is not looked at here; `ok` says only that both programs said so. */
 export async function runTrial(parts: TrialParts): Promise<Trial> {
-  const { network, setting, statePath, limitMs } = parts;
-  rmSync(statePath, { recursive: true, force: true });
+  const { network, setting, statePath, limitMs, signal: stop } = parts;
   mkdirSync(statePath, { recursive: true });
   const places: Places = { ...parts, serverAddress: network.serverAddress, port };
   const meters = {
-    client: Meter.create(`deltahop-bench-${process.pid}-client`),
-    server: Meter.create(`deltahop-bench-${process.pid}-server`),
+    client: Meter.create('client'),
+    server: Meter.create('server'),
   };
   const output = (end: End): string => join(statePath, `${end}.out`);
   const start = (end: End, argv: string[]): ChildProcess => {
     const [program = '', ...args] = [...network.prefix(end), ...meters[end].prefix(), ...argv];
     const file = openSync(output(end), 'w');
-    const env = { ...process.env, ...setting.environment(places) };
+    const env = { ...process.env, ...setting.environment(places, end) };
     const child = spawn(program, args, { stdio: ['ignore', file, file], env });
     closeSync(file);
     return child;
@@ -55,18 +56,9 @@ export async function runTrial(parts: TrialParts): Promise<Trial> {
     const serverProcesses = meters.server.pids().length;
     const before = { cpuMs: meters.server.cpuMs(), arrived: await network.arrived() };
 
-    let peakRssBytes = 0;
-    const sampler = setInterval(() => {
-      peakRssBytes = Math.max(peakRssBytes, meters.client.residentBytes() + meters.server.residentBytes());
-    }, samplePauseMs);
     const startedAtMs = performance.now();
     const client = start('client', setting.client(places));
-    const exit = once(client, 'exit') as Promise<[number | null, NodeJS.Signals | null]>;
-    const timer = setTimeout(() => client.kill('SIGKILL'), limitMs);
-    const [code, signal] = await exit;
-    const exitMs = performance.now() - startedAtMs;
-    clearTimeout(timer);
-    clearInterval(sampler);
+    const { code, signal, exitMs, peakRssBytes } = await watched(client, startedAtMs, meters, limitMs, stop);
     await run(['sync', '-f', parts.modulePath], { timeoutMs: 600_000 });
     const wallMs = performance.now() - startedAtMs;
 
@@ -75,7 +67,9 @@ export async function runTrial(parts: TrialParts): Promise<Trial> {
       const said = readFileSync(output('client'), 'utf8').trim().split('\n').at(-1) ?? '';
       note = signal === 'SIGKILL' ? `ended after ${limitMs / 1000} s` : `exit code ${code ?? signal}: ${said}`;
     } else {
-      await meters.server.quiet(serverProcesses, windUpMs);
+      await meters.server.quiet(serverProcesses, windUpMs).catch((error: Error) => {
+        note = error.message;
+      });
     }
     const arrived = await network.arrived();
     return {
@@ -86,13 +80,42 @@ export async function runTrial(parts: TrialParts): Promise<Trial> {
       cpuClientMs: meters.client.cpuMs(),
       cpuServerMs: meters.server.cpuMs() - before.cpuMs,
       peakRssBytes,
-      ok: code === 0,
+      ok: note === '',
       note,
       statistics: setting.statistics(readFileSync(output('client'), 'utf8')),
     };
   } finally {
     await meters.client.dispose();
     await meters.server.dispose();
+  }
+}
+
+/** Waits for the client's end and samples what both ends hold in memory; past its time it is killed. */
+async function watched(
+  client: ChildProcess,
+  startedAtMs: number,
+  meters: Record<End, Meter>,
+  limitMs: number,
+  stop: AbortSignal,
+): Promise<{ code: number | null; signal: NodeJS.Signals | null; exitMs: number; peakRssBytes: number }> {
+  let peakRssBytes = 0;
+  const sampler = setInterval(() => {
+    peakRssBytes = Math.max(peakRssBytes, meters.client.residentBytes() + meters.server.residentBytes());
+  }, samplePauseMs);
+  const kill = (): void => {
+    client.kill('SIGKILL');
+  };
+  const timer = setTimeout(kill, limitMs);
+  stop.addEventListener('abort', kill, { once: true });
+  try {
+    const [code, signal] = (await once(client, 'exit')) as [number | null, NodeJS.Signals | null];
+    const exitMs = performance.now() - startedAtMs;
+    stop.throwIfAborted();
+    return { code, signal, exitMs, peakRssBytes };
+  } finally {
+    clearInterval(sampler);
+    clearTimeout(timer);
+    stop.removeEventListener('abort', kill);
   }
 }
 

@@ -131,6 +131,37 @@ export function weakSumCollisions(bytes: number): Corpus {
   });
 }
 
+/**
+ * Pages that differ but have the same XXH3-64 and XXH3-128, with the default secret and with most seeds below 2^32, and the
+ * same rolling sum in rsync: two bits flipped in lane 0 of stripes 0 and 12, where the product that each stripe adds changes
+ * by the same amount up and down if the high halves of the two keyed words are equal; the same the other way round in the
+ * next KiB keeps rsync's weighted sum.
+ */
+export function hashCollisions(bytes: number): Corpus {
+  // The high halves of words 0 and 12 of XXH3's default secret, whose lowest bits are equal, too; a seed below 2^32 adds
+  // to the low halves alone, but for a carry.
+  const difference = 0xbe4ba423 ^ 0x3f349ce3;
+  const pageBytes = 4096;
+  return pair(`hash-collisions-${bytes / mib}m`, (file, which) => {
+    const random = new RandomBytes('hash collisions');
+    for (let at = 0; at < bytes; at += mib) {
+      const chunk = random.next(mib);
+      for (let page = 0; page < mib; page += pageBytes) {
+        for (const [start, first] of [
+          [page, which === 'old' ? 0 : 1],
+          [page + 1024, which === 'old' ? 1 : 0],
+        ] as const) {
+          const later = start + 12 * 64;
+          chunk[start] = ((chunk[start] ?? 0) & 0xfe) | first;
+          chunk[later] = ((chunk[later] ?? 0) & 0xfe) | (1 - first);
+          chunk.writeUInt32LE((chunk.readUInt32LE(start + 4) ^ difference) >>> 0, later + 4);
+        }
+      }
+      writeSync(file, chunk);
+    }
+  });
+}
+
 /** Files of 1 KiB, half text and half random, in directories of 1000; one of a hundred changes. */
 export function smallFiles(count: number): Corpus {
   const perDirectory = 1000;
