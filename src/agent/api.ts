@@ -5,8 +5,9 @@ import type { LayerStore, StoredLayer } from '../layers/store.js';
 import type { MigrationContext, Outgoing } from '../migrate/handoff.js';
 import type { IncomingMigrations } from '../migrate/incoming.js';
 import { Migration } from '../migrate/migration.js';
-import { cedeSchema, offerSchema } from '../migrate/offer.js';
+import { cedeSchema, offerSchema, pingSchema } from '../migrate/offer.js';
 import type { ServiceRecord } from '../migrate/ownership.js';
+import { dryRun } from '../migrate/survey.js';
 import type { WorkloadDriver } from '../workload/driver.js';
 import { type HandOffs, refuseUnsettled } from './hand-offs.js';
 import type { Job, Jobs } from './jobs.js';
@@ -98,6 +99,10 @@ export function addLocalRoutes(router: Router, context: ApiContext): void {
   router.on('POST', '/v1/services/:name/migrate', migrateSchema, async ({ param, body }) =>
     startMigration(context, param('name'), body.to),
   );
+  router.on('POST', '/v1/services/:name/dry-run', migrateSchema, async ({ param, body }) => {
+    parseAddress(body.to);
+    return await dryRun(context.migration, param('name'), body.to);
+  });
 }
 
 /** The routes by which a node is told to settle what a crash or a cut has left open. */
@@ -115,7 +120,9 @@ export function addPeerRoutes(router: Router, context: ApiContext): void {
     const { name, version, drivers } = context.node();
     return { name, version, drivers };
   });
+  router.on('POST', '/v1/ping', pingSchema, async () => undefined);
   router.on('POST', '/v1/migrations', offerSchema, ({ body }) => incoming.offer(body));
+  router.on('POST', '/v1/migrations/examine', offerSchema, ({ body }) => incoming.examine(body));
   const id = (param: (name: string) => string): string => {
     const checked = z.uuid().safeParse(param('id'));
     if (!checked.success) throw new DeltahopError('DELTAHOP_E_PROTOCOL', 'that is no id of a migration');

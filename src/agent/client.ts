@@ -8,6 +8,8 @@ import type { PeerLink } from '../migrate/handoff.js';
 import {
   type CommitReply,
   commitReplySchema,
+  type Examination,
+  examinationSchema,
   type HealthReply,
   healthReplySchema,
   type Offer,
@@ -20,6 +22,8 @@ import {
 } from '../migrate/offer.js';
 import type { ByteCounters } from '../migrate/phases.js';
 import {
+  type DryRunView,
+  dryRunSchema,
   errorBodySchema,
   errorFromBody,
   firstIssue,
@@ -298,6 +302,12 @@ export class LocalClient {
     });
   }
 
+  /** What a migration would meet and cost. */
+  dryRun(name: string, to: string): Promise<DryRunView> {
+    const path = ['services', name, 'dry-run'];
+    return this.#connection.json({ method: 'POST', path, body: { to }, limitMs: 120_000 }, dryRunSchema);
+  }
+
   async jobs(): Promise<JobView[]> {
     const schema = z.object({ jobs: z.array(jobViewSchema) });
     return (await this.#connection.json({ method: 'GET', path: ['jobs'], limitMs: 10_000 }, schema)).jobs;
@@ -362,6 +372,16 @@ export class PeerConnection implements PeerLink {
 
   async offer(offer: Offer): Promise<OfferReply> {
     return await this.#ask({ method: 'POST', path: ['migrations'], body: offer, limitMs: 60_000 }, offerReplySchema);
+  }
+
+  async examine(offer: Offer): Promise<Examination> {
+    const path = ['migrations', 'examine'];
+    return await this.#ask({ method: 'POST', path, body: offer, limitMs: 60_000 }, examinationSchema);
+  }
+
+  async ping(bytes: number): Promise<void> {
+    const body = { padding: 'x'.repeat(bytes) };
+    await this.#ask({ method: 'POST', path: ['ping'], body, limitMs: 60_000 }, nothing);
   }
 
   async sealLayer(migration: string, layerDigest: string): Promise<void> {

@@ -6,8 +6,10 @@ import { z } from 'zod';
 import { loadEngine } from '../engine/engine.js';
 import { DeltahopError } from '../errors.js';
 import { fileError } from '../layers/durable-file.js';
+import { compressedShare } from '../layers/sample.js';
 import { LayerStore } from '../layers/store.js';
 import { type MigrationContext, Outgoing } from '../migrate/handoff.js';
+import { History } from '../migrate/history.js';
 import { IncomingMigrations } from '../migrate/incoming.js';
 import { Journal } from '../migrate/journal.js';
 import { TransferClient } from '../transfer/transfer-client.js';
@@ -114,6 +116,8 @@ export class Agent {
       closers.push(() => incoming.dispose());
       const migration: MigrationContext = {
         ...node,
+        history: await History.open(join(statePath, 'history.json')),
+        compressedShare: (sample) => compressedShare(engine, sample),
         connectPeer,
         ownAddress: async (to) => formatAddress(await addressToward(await permitted(to), address)),
         connectTransfers: async (to, ticket, signal) =>

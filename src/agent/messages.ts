@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { DeltahopError, errorCatalogue, isDeltahopError } from '../errors.js';
 import { digestSchema, layerKindSchema, layerNameSchema } from '../layers/layer.js';
+import { findingSchema } from '../migrate/offer.js';
 
 /** A service's name: it also becomes that of a container and of files. */
 export const serviceNameSchema = z
@@ -97,6 +98,25 @@ export type ServiceView = z.infer<typeof serviceViewSchema>;
 
 /** POST /v1/services/NAME/migrate */
 export const migrateSchema = z.strictObject({ to: z.string().min(1).max(300) });
+
+const rangeSchema = z.object({ low: z.number(), expected: z.number(), high: z.number() });
+const shownFinding = findingSchema.extend({ node: z.string() });
+
+/** POST /v1/services/NAME/dry-run */
+export const dryRunSchema = z.object({
+  type: z.literal('dry-run'),
+  service: z.string(),
+  from: z.string(),
+  to: z.string(),
+  possible: z.boolean(),
+  findings: z.array(shownFinding),
+  wayBack: z.array(findingSchema),
+  missingLayers: z.array(z.object({ name: z.string(), digest: digestSchema, bytes: z.number() })),
+  instance: z.object({ memoryBytes: z.number(), filesBytes: z.number() }),
+  link: z.object({ roundTripMs: z.number(), bytesPerMs: z.number() }),
+  forecast: z.object({ bytesSent: rangeSchema, totalMs: rangeSchema.nullable(), downtimeMs: rangeSchema }),
+});
+export type DryRunView = z.infer<typeof dryRunSchema>;
 
 /** An event of a job; the fields beside `type` are those of its kind. */
 export const jobEventSchema = z.looseObject({ type: z.string().min(1).max(64) });

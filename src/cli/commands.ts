@@ -8,6 +8,7 @@ import { type ErrorBody, errorBody, errorBodySchema, type ServiceView } from '..
 import { formatAddress, parseAddress } from '../agent/peers.js';
 import { DeltahopError } from '../errors.js';
 import { fail, follow, isJson, print, stateOf, withAgent } from './agent-session.js';
+import { dryRunText } from './forecast-text.js';
 import { addHandOffCommands } from './hand-off-commands.js';
 import { addJobCommands } from './job-commands.js';
 import { bytesText, printable, table } from './render.js';
@@ -284,16 +285,25 @@ function addMigrateCommand(program: Command, around: Surroundings, done: (code: 
     .description('Move a running service to another node. A failure leaves it running here.')
     .argument('<name>', 'service')
     .argument('<host:port>', 'where the agent of the other node listens', readAddress)
+    .option('--dry-run', 'move nothing: say what stands against it, and what it would send, take and stop for')
     .addHelpText(
       'after',
       `
 Ctrl-C cancels: the service runs on here. A terminal that goes away does not.
+With --dry-run the exit code is 1 if the service could not move.
 
-Example:
+Examples:
+  deltahop migrate web 10.0.0.2:7400 --dry-run
   deltahop migrate web 10.0.0.2:7400`,
     )
-    .action(async (name: string, to: string, _options: object, command: Command) => {
+    .action(async (name: string, to: string, options: { dryRun?: boolean }, command: Command) => {
       await withAgent(command, around, async (client) => {
+        if (options.dryRun === true) {
+          const view = await client.dryRun(name, to);
+          print(command, around, view, dryRunText(view));
+          done(view.possible ? exitCodes.ok : exitCodes.failed);
+          return;
+        }
         const events = client.migrate(name, to);
         const last = await follow(command, around, client, events, `cancelling the migration of ${name}`);
         const failure = last?.type === 'error' ? last : last?.['result'] === 'failed' ? last['error'] : undefined;

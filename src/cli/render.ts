@@ -58,6 +58,11 @@ export function durationText(ms: number): string {
   return ms < 1000 ? `${Math.round(ms)} ms` : prettyMs(ms, { secondsDecimalDigits: 1 });
 }
 
+/** A figure that is not known yet: the likely value and its bounds. */
+export function rangeText(range: Fields, text: (value: number) => string): string {
+  return `${text(number(range, 'expected'))} (${text(number(range, 'low'))} to ${text(number(range, 'high'))})`;
+}
+
 /** Shows the events of a job as they come. */
 export interface EventView {
   show(event: StreamedEvent): void;
@@ -115,11 +120,16 @@ export function eventLine(event: StreamedEvent): string | null {
       const time = durationText(number(event, 'ms')).padStart(9);
       return `${name}${time}  ${trafficText(event)}`;
     }
-    case 'round':
+    case 'forecast':
+      return forecastText(event);
+    case 'round': {
+      const expected = event['expectedDowntimeMs'];
+      const down = typeof expected === 'number' ? `; a freeze now: down for ${durationText(expected)}` : '';
       return (
         `  round ${number(event, 'round')}: sent ${bytesText(number(event, 'bytesSent'))} in ` +
-        `${durationText(number(event, 'ms'))}; next: ${printable(text(event, 'next'))}`
+        `${durationText(number(event, 'ms'))}${down}; next: ${printable(text(event, 'next'))}`
       );
+    }
     case 'warning':
       return `warning: ${printable(text(event, 'message'))}`;
     case 'layer':
@@ -137,7 +147,30 @@ function movedText(event: StreamedEvent): string {
   const route = `${printable(text(event, 'service'))} moved from ${printable(text(event, 'from'))} to ${printable(text(event, 'to'))}`;
   const moved = `${route} in ${durationText(number(event, 'totalMs'))}${down}; ${trafficText(event)}`;
   const stages = list(event, 'downtime').map(stageText);
-  return stages.length === 0 ? moved : `${moved}\n  down: ${stages.join(', ')}`;
+  const forecast = fields(event, 'forecast');
+  const lines = [moved, ...(stages.length === 0 ? [] : [`  down: ${stages.join(', ')}`])];
+  if (forecast !== null) lines.push(`  ${cameText(forecast)}`);
+  return lines.join('\n');
+}
+
+function forecastText(event: Fields): string {
+  const total = fields(event, 'totalMs');
+  const takes = total === null ? '' : `takes ${rangeText(total, durationText)}, `;
+  const sends = rangeText(fields(event, 'bytesSent') ?? {}, bytesText);
+  return `expected: sends ${sends}, ${takes}down for ${rangeText(fields(event, 'downtimeMs') ?? {}, durationText)}`;
+}
+
+/** How the forecast did, where it has been wrong. */
+function cameText(forecast: Fields): string {
+  const came = fields(forecast, 'came') ?? {};
+  const wrong = [
+    ['bytesSent', 'bytes'],
+    ['totalMs', 'time'],
+    ['downtimeMs', 'downtime'],
+  ].flatMap(([field = '', name]) =>
+    ['above', 'below'].includes(text(came, field)) ? [`${name} ${text(came, field)}`] : [],
+  );
+  return wrong.length === 0 ? 'as expected' : `not as expected: ${wrong.join(', ')} its bounds`;
 }
 
 function stageText(stage: Fields): string {
@@ -249,6 +282,11 @@ type Fields = Readonly<Record<string, unknown>>;
 function list(event: Fields, field: string): Fields[] {
   const value = event[field];
   return Array.isArray(value) ? value.filter((item) => typeof item === 'object' && item !== null) : [];
+}
+
+function fields(event: Fields, field: string): Fields | null {
+  const value = event[field];
+  return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Fields) : null;
 }
 
 function text(event: Fields, field: string): string {

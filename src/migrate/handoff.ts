@@ -7,6 +7,7 @@ import { DeltahopError, type ErrorCode, isDeltahopError } from '../errors.js';
 import type { LayerStore } from '../layers/store.js';
 import type { TransferClient } from '../transfer/transfer-client.js';
 import type { FrozenWorkload, Workload, WorkloadDriver } from '../workload/driver.js';
+import type { History } from './history.js';
 import { isSettled, isUndecided, type Journal, type SourceRecord } from './journal.js';
 import type { CommitReply, DestinationControl, PeerControl, Verdict, VerdictReply } from './offer.js';
 import type { Ownership, ServiceRecord } from './ownership.js';
@@ -16,6 +17,8 @@ import { Retry } from './retry.js';
 /** The connection to the other side's control API, with what crossed it. */
 export interface PeerLink extends DestinationControl, PeerControl {
   readonly counters: ByteCounters;
+  /** Sends so many bytes (1,000,000 at most), which come to nothing, and waits for the answer. */
+  ping(bytes: number): Promise<void>;
   close(): void;
 }
 
@@ -30,6 +33,9 @@ export interface MigrationContext {
   connectPeer(address: string): PeerLink;
   /** `HOST:PORT` at which the node at `address` reaches this one. */
   ownAddress(address: string): Promise<string>;
+  history: History;
+  /** How much of a sample is left once compressed, from 0 to 1. */
+  compressedShare(sample: Uint8Array): Promise<number>;
   connectTransfers(address: string, ticket: string, signal: AbortSignal): Promise<TransferClient>;
 }
 

@@ -9,6 +9,8 @@ import { type DestinationRecord, isSettled, isUndecided, type Journal } from './
 import {
   type CommitReply,
   type DestinationControl,
+  type Examination,
+  type Finding,
   type HealthReply,
   instanceSlot,
   layerSlot,
@@ -19,7 +21,7 @@ import {
   type PrepareReply,
 } from './offer.js';
 import type { Ownership, ServiceRecord } from './ownership.js';
-import { refuseWhatIsLacking } from './preflight.js';
+import { availableMemoryBytes, refuseFindings, roomFinding } from './preflight.js';
 import { Retry } from './retry.js';
 
 /** What the destination's side needs of its node. */
@@ -70,7 +72,7 @@ interface Incoming {
 const quietMs = 2_000;
 const quietStagingMs = 30_000;
 
-/** Free space that a node keeps beside what the layers need. */
+/** Room that a node keeps beside what a service needs. */
 const spareBytes = 64 * 1024 * 1024;
 
 /** All migrations to this node, by id. A service has at most one. It never decides by itself: the source's word counts. */
@@ -88,22 +90,10 @@ export class IncomingMigrations implements DestinationControl {
 
   async offer(offer: Offer): Promise<OfferReply> {
     const { ownership, nodeName, layers } = this.#context;
-    const existing = await ownership.read(offer.service.name);
-    if (existing?.ownership === 'owned') {
-      throw new DeltahopError(
-        'DELTAHOP_E_PREFLIGHT',
-        `${nodeName} already owns a service named ${offer.service.name}; remove or rename one of them`,
-      );
-    }
-    if (existing !== null && existing.epoch > offer.service.epoch) {
-      throw new DeltahopError(
-        'DELTAHOP_E_EPOCH',
-        `${nodeName} has seen owner ${existing.epoch} of ${offer.service.name}, the offer is of owner ${offer.service.epoch}`,
-      );
-    }
+    const existing = await this.#refuseOwned(offer);
     const driver = this.#context.driver(offer.service.driver);
-    await refuseWhatIsLacking(driver, nodeName);
     driver.validateSettings(offer.service.settings);
+    refuseFindings(await this.#findings(offer), `${nodeName} can not take ${offer.service.name}`);
     await this.#supersede(offer);
 
     const record = arrivingRecord(offer);
@@ -136,7 +126,6 @@ export class IncomingMigrations implements DestinationControl {
       await driver.recover(workload);
 
       const missing = await this.#missingLayers(offer.layers);
-      await this.#refuseWithoutSpace(missing);
       const slots: Record<string, { path: string; durable: boolean }> = {};
       for (const { digest } of missing) {
         slots[layerSlot(digest)] = { path: await layers.receiveStaging(digest), durable: true };
@@ -153,6 +142,7 @@ export class IncomingMigrations implements DestinationControl {
         destinationName: nodeName,
         ticket: incoming.ticket,
         missingLayers: missing.map((layer) => layer.digest),
+        returning: existing !== null,
       };
     } catch (error) {
       // Only what this offer has taken: another migration may be receiving the same layer.
@@ -162,6 +152,21 @@ export class IncomingMigrations implements DestinationControl {
       await this.#context.journal.write({ ...journalRecord(offer), state: 'aborted' }).catch(() => {});
       throw error;
     }
+  }
+
+  async examine(offer: Offer): Promise<Examination> {
+    const { nodeName } = this.#context;
+    const existing = await this.#refuseOwned(offer);
+    const driver = this.#context.driver(offer.service.driver);
+    driver.validateSettings(offer.service.settings);
+    const missing = await this.#missingLayers(offer.layers);
+    return {
+      destinationName: nodeName,
+      missingLayers: missing.map(({ digest }) => digest),
+      findings: await this.#findings(offer),
+      returning: existing !== null,
+      machine: await driver.machine(),
+    };
   }
 
   async sealLayer(migration: string, layerDigest: string): Promise<void> {
@@ -573,16 +578,40 @@ export class IncomingMigrations implements DestinationControl {
     return missing;
   }
 
-  async #refuseWithoutSpace(missing: readonly OfferedLayer[]): Promise<void> {
-    const neededBytes = missing.reduce((sum, layer) => sum + layer.bytes, spareBytes);
-    const { bavail, bsize } = await statfs(this.#context.statePath);
-    const freeBytes = bavail * bsize;
-    if (freeBytes < neededBytes) {
+  /** What speaks for and against an offer here. */
+  async #findings(offer: Offer): Promise<Finding[]> {
+    const { nodeName, statePath, driver: driverOf } = this.#context;
+    const driver = driverOf(offer.service.driver);
+    const { memoryBytes, filesBytes } = offer.instance;
+    const missing = await this.#missingLayers(offer.layers);
+    const layerBytes = missing.reduce((sum, { bytes }) => sum + bytes, 0);
+    const { bavail, bsize } = await statfs(statePath);
+    return [
+      ...(await driver.capabilities()),
+      ...(await driver.admits(offer.machine, this.#context.workload(arrivingRecord(offer)))),
+      // The image beside the one of the round before it, while that is its basis.
+      roomFinding('space', nodeName, bavail * bsize, layerBytes + filesBytes + 2 * memoryBytes + spareBytes),
+      roomFinding('memory', nodeName, await availableMemoryBytes(), memoryBytes + spareBytes),
+    ];
+  }
+
+  /** @returns What is recorded here of the service; null if nothing. */
+  async #refuseOwned({ service }: Offer): Promise<ServiceRecord | null> {
+    const { ownership, nodeName } = this.#context;
+    const existing = await ownership.read(service.name);
+    if (existing?.ownership === 'owned') {
       throw new DeltahopError(
-        'DELTAHOP_E_NO_SPACE',
-        `${this.#context.nodeName} has ${freeBytes} bytes free and needs ${neededBytes} for the layers that it lacks`,
+        'DELTAHOP_E_PREFLIGHT',
+        `${nodeName} already owns a service named ${service.name}; remove or rename one of them`,
       );
     }
+    if (existing !== null && existing.epoch > service.epoch) {
+      throw new DeltahopError(
+        'DELTAHOP_E_EPOCH',
+        `${nodeName} has seen owner ${existing.epoch} of ${service.name}, the offer is of owner ${service.epoch}`,
+      );
+    }
+    return existing;
   }
 }
 

@@ -5,15 +5,27 @@ import { DeltahopError, isDeltahopError } from '../errors.js';
 import type { TransferClient, TransferReport } from '../transfer/transfer-client.js';
 import type { FrozenWorkload, InstanceTrees, Workload, WorkloadDriver } from '../workload/driver.js';
 import { type DowntimeStage, downtimeStages } from './downtime.js';
+import {
+  downtimeAfterRound,
+  type Forecast,
+  type ForecastInputs,
+  forecast,
+  type JudgedForecast,
+  judge,
+} from './forecast.js';
 import type { MigrationContext, Outgoing, PeerLink } from './handoff.js';
-import { type CommitReply, instanceSlot, layerSlot, type Offer, type OfferedLayer } from './offer.js';
-import type { ServiceRecord } from './ownership.js';
+import { type CommitReply, instanceSlot, layerSlot, type OfferedLayer, type OfferReply } from './offer.js';
+import { ownedService } from './ownership.js';
 import { type ByteCounters, type MigrationEvent, type MigrationSummary, PhaseLog, type PhaseName } from './phases.js';
-import { refuseObstacles } from './preflight.js';
+import { examineSource, refuseFindings } from './preflight.js';
 import { judgeRounds, outlook, type RoundFigures } from './rounds.js';
+import { forecastInputs, roundTripMs, type Survey, survey } from './survey.js';
 
 /** How long a broken connection is made anew while the service stands still: better that it runs on here. */
 const frozenRetryMs = 3_000;
+
+/** A transfer of less says more of round trips than of the link's rate. */
+const rateSampleBytes = 1024 * 1024;
 
 /** Moves one service to one node; run once. */
 export class Migration {
@@ -29,6 +41,10 @@ export class Migration {
   #destinationName: string;
   #downtimeMs: number | null = null;
   #downtime: DowntimeStage[] = [];
+  #inputs: ForecastInputs | null = null;
+  #forecast: Forecast | null = null;
+  /** The best that the link has carried, bytes a millisecond. */
+  #bestRate = 0;
 
   /** @param address `HOST:PORT` of the destination's agent. */
   constructor(
@@ -65,31 +81,27 @@ export class Migration {
       this.#transfers?.close();
       this.#destination.close();
     }
+    const totalMs = Math.round(performance.now() - startedAt);
+    const { bytesSent } = this.#counters();
     return {
       type: 'summary',
       service: this.#service,
       from: this.#context.nodeName,
       to: this.#destinationName,
       result: failure === null ? 'moved' : 'failed',
-      totalMs: Math.round(performance.now() - startedAt),
+      totalMs,
       downtimeMs: this.#downtimeMs,
       downtime: this.#downtime,
       ...this.#counters(),
       phases: this.#phases.figures,
+      forecast: await this.#judgeForecast(bytesSent, totalMs),
       ...(failure === null ? {} : { error: describe(failure) }),
     };
   }
 
   async #move(signal: AbortSignal): Promise<void> {
-    const { ownership } = this.#context;
-    const record = await ownership.read(this.#service);
-    if (record === null) throw new DeltahopError('DELTAHOP_E_NOT_FOUND', `there is no service ${this.#service} here`);
-    if (record.ownership !== 'owned') {
-      throw new DeltahopError(
-        'DELTAHOP_E_OWNED_ELSEWHERE',
-        `${this.#service} is owned by ${record.movedTo ?? 'another node'}, not by ${this.#context.nodeName}`,
-      );
-    }
+    const { ownership, nodeName } = this.#context;
+    const record = await ownedService(ownership, this.#service, nodeName);
     const driver = this.#context.driver(record.driver);
     const workload = this.#context.workload(record);
     // Before anybody else hears of it: a destination that asks about a migration that is not in the journal is told abort.
@@ -97,12 +109,15 @@ export class Migration {
     let offered = false;
     try {
       const missing = await this.#phases.run('preflight', async () => {
-        await refuseObstacles(driver, workload, this.#context.nodeName);
-        const offer = await this.#offer(record);
+        const findings = await examineSource(driver, workload, nodeName);
+        refuseFindings(findings, `${this.#service} can not leave ${nodeName}`);
+        const surveyed = await survey(this.#context, this.id, record, this.#address);
+        const { offer } = surveyed;
         signal.throwIfAborted();
         offered = true;
         const reply = await this.#destination.offer(offer);
         this.#destinationName = reply.destinationName;
+        await this.#foresee(surveyed, reply);
         this.#transfers = await this.#context.connectTransfers(this.#address, reply.ticket, signal);
         return offer.layers.filter((layer) => reply.missingLayers.includes(layer.digest));
       });
@@ -130,20 +145,12 @@ export class Migration {
     }
   }
 
-  async #offer(record: ServiceRecord): Promise<Offer> {
-    const layers: OfferedLayer[] = [];
-    for (const digest of [record.base, record.app]) {
-      const { kind, name, parent, bytes } = await this.#context.layers.get(digest);
-      layers.push({ kind, name, digest, parent, bytes });
-    }
-    const { name, driver, settings, command, epoch } = record;
-    return {
-      migration: this.id,
-      sourceName: this.#context.nodeName,
-      sourceAddress: await this.#context.ownAddress(this.#address),
-      service: { name, driver, settings: { ...settings }, command: [...command], epoch },
-      layers,
-    };
+  async #foresee(surveyed: Survey, reply: OfferReply): Promise<void> {
+    const bytesPerMs = this.#context.history.rate(this.#address);
+    const link = { roundTripMs: await roundTripMs(this.#destination), bytesPerMs };
+    this.#inputs = await forecastInputs(this.#context, surveyed, reply, link);
+    this.#forecast = forecast(this.#inputs);
+    this.#onEvent({ type: 'forecast', ...this.#forecast });
   }
 
   async #sendLayer(phase: PhaseName, layer: OfferedLayer, signal: AbortSignal): Promise<void> {
@@ -173,11 +180,17 @@ export class Migration {
         bytesSent: figures.bytesSent,
         ms: Math.round(figures.sendMs),
         pausedMs,
-        expectedFinalMs: roundedOrNull(outlook(rounds)?.ms),
+        expectedDowntimeMs: this.#expectedDowntimeMs(rounds),
         next: verdict.go ? 'round' : verdict.why,
       });
       if (!verdict.go) return;
     }
+  }
+
+  #expectedDowntimeMs(rounds: readonly RoundFigures[]): number | null {
+    const [final, last] = [outlook(rounds), rounds.at(-1)];
+    if (this.#inputs === null || final === null || last === undefined) return null;
+    return downtimeAfterRound(this.#inputs, last.pausedMs, final.ms);
   }
 
   /** Until the decision any failure lets the service run on here; afterwards there is no way back but `complete`'s. */
@@ -232,6 +245,29 @@ export class Migration {
     return await this.#outgoing.complete(this.id, this.#destination, onWarning, signal);
   }
 
+  /** Compares what was expected with what came, and keeps both for the next forecasts. */
+  async #judgeForecast(bytesSent: number, totalMs: number): Promise<JudgedForecast | null> {
+    const [inputs, made, downtimeMs] = [this.#inputs, this.#forecast, this.#downtimeMs];
+    if (inputs === null || made === null || downtimeMs === null) return null;
+    const { history } = this.#context;
+    const sent = (...names: PhaseName[]): number =>
+      this.#phases.figures.reduce((sum, phase) => sum + (names.includes(phase.name) ? phase.bytesSent : 0), 0);
+    const layerBytesSent = sent('base', 'app');
+    await history.addHop({
+      service: this.#service,
+      to: this.#destinationName,
+      memoryBytes: inputs.instance.memoryBytes,
+      layerBytesSent,
+      instanceBytesSent: bytesSent - layerBytesSent,
+      finalBytesSent: sent('final'),
+      totalMs,
+      downtimeMs,
+      downtime: this.#downtime,
+    });
+    if (this.#bestRate > 0) await history.setRate(this.#address, Math.round(this.#bestRate));
+    return judge(made, { bytesSent, totalMs, downtimeMs });
+  }
+
   async #sendInstance(
     phase: PhaseName,
     instance: InstanceTrees,
@@ -249,11 +285,13 @@ export class Migration {
     options: SendOptions & { signal: AbortSignal; retryMs?: number },
   ): Promise<TransferReport> {
     if (this.#transfers === null) throw new DeltahopError('DELTAHOP_E_PROTOCOL', 'no connection for transfers');
-    return await this.#transfers.send(slot, path, {
+    const report = await this.#transfers.send(slot, path, {
       ...options,
       onProgress: ({ doneBytes, totalBytes }) =>
         this.#onEvent({ type: 'progress', phase, what: slot, doneBytes, totalBytes }),
     });
+    if (report.bytesSent >= rateSampleBytes) this.#bestRate = Math.max(this.#bestRate, report.bytesSent / report.ms);
+    return report;
   }
 
   async #abortDestination(): Promise<void> {
@@ -274,10 +312,6 @@ export class Migration {
       bytesReceived: control.bytesReceived + (this.#transfers?.counters.bytesReceived ?? 0),
     };
   }
-}
-
-function roundedOrNull(ms: number | undefined): number | null {
-  return ms === undefined ? null : Math.round(ms);
 }
 
 /** Nothing is still under way when one of them has failed. */

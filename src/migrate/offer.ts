@@ -29,8 +29,33 @@ export const offerSchema = z.object({
     epoch: z.number().int().nonnegative(),
   }),
   layers: z.array(offeredLayerSchema).min(1).max(16),
+  /** What the source's machine is like; the driver knows what it means. */
+  machine: z.record(z.string().max(32), z.string().max(4096)),
+  /** What the running service would bring along, as far as can be seen from outside. */
+  instance: z.object({ memoryBytes: z.number().nonnegative(), filesBytes: z.number().nonnegative() }),
 });
 export type Offer = z.infer<typeof offerSchema>;
+
+/** One thing that was looked at before anything moves. */
+export const findingSchema = z.object({
+  name: z.string().max(64),
+  ok: z.boolean(),
+  detail: z.string().max(4096),
+  /** What to do if it is not ok. */
+  remedy: z.string().max(4096).nullable(),
+});
+export type Finding = z.infer<typeof findingSchema>;
+
+/** The destination's answer to a look at an offer: nothing was taken or promised. */
+export const examinationSchema = z.object({
+  destinationName: z.string().max(64),
+  missingLayers: z.array(digest),
+  findings: z.array(findingSchema),
+  /** An earlier instance of the service is here, which makes its way here cheap. */
+  returning: z.boolean(),
+  machine: offerSchema.shape.machine,
+});
+export type Examination = z.infer<typeof examinationSchema>;
 
 /** The destination's answer to an offer that it accepts; a refusal is an HTTP error with a code of the catalogue. */
 export const offerReplySchema = z.object({
@@ -39,6 +64,8 @@ export const offerReplySchema = z.object({
   ticket: z.string().min(16).max(256),
   /** Digests of the layers that the destination lacks, in the order in which it wants them. */
   missingLayers: z.array(digest),
+  /** As in {@link examinationSchema}. */
+  returning: z.boolean(),
 });
 export type OfferReply = z.infer<typeof offerReplySchema>;
 
@@ -79,6 +106,9 @@ export const verdictReplySchema = z.object({
 });
 export type VerdictReply = z.infer<typeof verdictReplySchema>;
 
+/** Something of a length, to see how long it takes; what it says does not matter. */
+export const pingSchema = z.strictObject({ padding: z.string().max(1_000_000) });
+
 /** An operator has decided for the node that says so. */
 export const cedeSchema = z.strictObject({ epoch: z.int().positive() });
 
@@ -95,6 +125,8 @@ export function instanceSlot(treeName: string): string {
 /** The destination's side as the source calls it; an HTTP client in the agent, or an {@link IncomingMigrations} itself. */
 export interface DestinationControl {
   offer(offer: Offer): Promise<OfferReply>;
+  /** What would stand against an offer, and what it would need. Changes nothing. */
+  examine(offer: Offer): Promise<Examination>;
   /** Everything of a layer was sent: verify its digest and take it into the store. */
   sealLayer(migration: string, layerDigest: string): Promise<void>;
   /**

@@ -2,6 +2,7 @@
  * Who owns a service, behind the one interface that may know where that is kept: files of the agent by default; a fleet
  * may put it into a consistent store instead.
  */
+import { DeltahopError } from '../errors.js';
 
 /** A service as one node knows it. */
 export interface ServiceRecord {
@@ -34,4 +35,16 @@ export interface Ownership {
    * @throws DeltahopError DELTAHOP_E_EPOCH if another change came first.
    */
   compareAndSet(service: string, expectedEpoch: number | null, next: ServiceRecord): Promise<void>;
+}
+
+/**
+ * The record of a service that the node of this name owns.
+ * @throws DeltahopError DELTAHOP_E_NOT_FOUND, DELTAHOP_E_OWNED_ELSEWHERE
+ */
+export async function ownedService(ownership: Ownership, service: string, nodeName: string): Promise<ServiceRecord> {
+  const record = await ownership.read(service);
+  if (record === null) throw new DeltahopError('DELTAHOP_E_NOT_FOUND', `there is no service ${service} here`);
+  if (record.ownership === 'owned') return record;
+  const owner = record.movedTo ?? 'another node';
+  throw new DeltahopError('DELTAHOP_E_OWNED_ELSEWHERE', `${service} is owned by ${owner}, not by ${nodeName}`);
 }

@@ -1,6 +1,7 @@
 /** The phases of a migration: their order, their time and their bytes, for the events and the summary. */
 
 import type { DowntimeStage } from './downtime.js';
+import type { Forecast, JudgedForecast } from './forecast.js';
 
 /** Phases in the order of the design's flow. */
 export type PhaseName = 'preflight' | 'base' | 'app' | 'rounds' | 'freeze' | 'final' | 'hand-off' | 'verify';
@@ -23,14 +24,15 @@ export interface ByteCounters {
 export type MigrationEvent =
   | { type: 'phase'; name: PhaseName; state: 'start' }
   | ({ type: 'phase'; state: 'end' } & PhaseFigures)
-  /** `expectedFinalMs`: how long the last delta would take if the service were frozen now; null while unknown. */
+  | ({ type: 'forecast' } & Forecast)
+  /** `expectedDowntimeMs`: if the service were frozen now; null after the first round, which does not tell. */
   | {
       type: 'round';
       round: number;
       bytesSent: number;
       ms: number;
       pausedMs: number;
-      expectedFinalMs: number | null;
+      expectedDowntimeMs: number | null;
       next: string;
     }
   | { type: 'progress'; phase: PhaseName; what: string; doneBytes: number; totalBytes: number }
@@ -52,6 +54,8 @@ export interface MigrationSummary {
   bytesSent: number;
   bytesReceived: number;
   phases: PhaseFigures[];
+  /** What was expected, and what of it came true; null if nothing was, or nothing moved. */
+  forecast: JudgedForecast | null;
   /** Present if the migration failed. */
   error?: { code: string; message: string; remedy: string };
 }

@@ -1,34 +1,53 @@
 /** What can be known before anything is moved or stopped: refuse early, by name. */
+import { readFile } from 'node:fs/promises';
 import { DeltahopError } from '../errors.js';
-import type { Capability, Workload, WorkloadDriver } from '../workload/driver.js';
+import type { Workload, WorkloadDriver } from '../workload/driver.js';
+import type { Finding } from './offer.js';
 
-/**
- * Refuses if this node can not checkpoint the service, or the service has something that can not be moved.
- * @throws DeltahopError DELTAHOP_E_PREFLIGHT naming every obstacle and its way out; DELTAHOP_E_NOT_RUNNING.
- */
-export async function refuseObstacles(driver: WorkloadDriver, workload: Workload, nodeName: string): Promise<void> {
+/** Everything at the source that speaks for or against a service's leaving. Looks only. */
+export async function examineSource(driver: WorkloadDriver, workload: Workload, nodeName: string): Promise<Finding[]> {
   const { state } = await driver.inspect(workload);
-  if (state !== 'running') {
-    throw new DeltahopError(
-      'DELTAHOP_E_NOT_RUNNING',
-      `${workload.name} is ${state} on ${nodeName}; only a running service moves`,
-    );
-  }
-  const found = [...(await driver.capabilities()), ...(await driver.obstacles(workload))];
-  refuseFound(found, `${workload.name} can not leave ${nodeName}`);
+  const running: Finding = {
+    name: 'running',
+    ok: state === 'running',
+    detail: `${workload.name} is ${state} on ${nodeName}`,
+    remedy: state === 'running' ? null : 'start it; what does not run can be added and started at the other node',
+  };
+  return [running, ...(await driver.capabilities()), ...(state === 'running' ? await driver.obstacles(workload) : [])];
 }
 
 /**
- * Refuses if this node lacks something that services of this driver need.
- * @throws DeltahopError DELTAHOP_E_PREFLIGHT naming everything that is lacking and its way out.
+ * @throws DeltahopError DELTAHOP_E_PREFLIGHT naming everything that is not ok and its way out, DELTAHOP_E_NOT_RUNNING if
+ *   the service does not run, DELTAHOP_E_NO_SPACE if it is only space that lacks.
  */
-export async function refuseWhatIsLacking(driver: WorkloadDriver, nodeName: string): Promise<void> {
-  refuseFound(await driver.capabilities(), `${nodeName} can not run ${driver.name} services`);
+export function refuseFindings(findings: readonly Finding[], refusal: string): void {
+  const bad = findings.filter(({ ok }) => !ok);
+  if (bad.length === 0) return;
+  const reasons = bad.map(({ name, detail, remedy }) => `${name}: ${detail}${remedy === null ? '' : ` (${remedy})`}`);
+  const names = bad.map(({ name }) => name);
+  const code = names.includes('running')
+    ? 'DELTAHOP_E_NOT_RUNNING'
+    : names.every((name) => name === 'space')
+      ? 'DELTAHOP_E_NO_SPACE'
+      : 'DELTAHOP_E_PREFLIGHT';
+  throw new DeltahopError(code, `${refusal}: ${reasons.join('; ')}`);
 }
 
-function refuseFound(found: readonly Capability[], refusal: string): void {
-  const reasons = found
-    .filter(({ ok }) => !ok)
-    .map(({ name, detail, remedy }) => `${name}: ${detail}${remedy === null ? '' : ` (${remedy})`}`);
-  if (reasons.length > 0) throw new DeltahopError('DELTAHOP_E_PREFLIGHT', `${refusal}: ${reasons.join('; ')}`);
+/** Whether so much is free: `space` on a disk, `memory` for processes. */
+export function roomFinding(name: 'space' | 'memory', where: string, freeBytes: number, neededBytes: number): Finding {
+  const ok = freeBytes >= neededBytes;
+  const mib = (bytes: number): string => `${Math.ceil(bytes / 2 ** 20)} MiB`;
+  const what = name === 'space' ? 'of disk' : 'of memory';
+  return {
+    name,
+    ok,
+    detail: `${where} has ${mib(freeBytes)} ${what} free and needs ${mib(neededBytes)}`,
+    remedy: ok ? null : name === 'space' ? 'free space there' : 'stop something there, or move it to a larger node',
+  };
+}
+
+/** What programs can still have without swapping, as the kernel estimates it (proc(5), MemAvailable). */
+export async function availableMemoryBytes(): Promise<number> {
+  const text = await readFile('/proc/meminfo', 'utf8');
+  return Number(/^MemAvailable:\s+(\d+) kB/m.exec(text)?.[1] ?? 0) * 1024;
 }

@@ -53,6 +53,17 @@ export interface Capability {
   remedy: string | null;
 }
 
+/** What a machine is like, by short names; only the driver that made it knows what they mean. */
+export type MachineFacts = Readonly<Record<string, string>>;
+
+/** How much a running service would bring along. */
+export interface InstanceSize {
+  memoryBytes: number;
+  filesBytes: number;
+  /** Some of its memory, to see how far it can be compressed; empty if none can be had. */
+  memorySample: Uint8Array;
+}
+
 /** What a round has written. */
 export interface RoundWorkload {
   /** A seed, not a state: the service has run on. */
@@ -134,6 +145,12 @@ export interface WorkloadDriver {
   remove(workload: Workload): Promise<void>;
   /** Why this running service can not move, each reason with its way out; empty if it can. */
   obstacles(workload: Workload): Promise<readonly Capability[]>;
+  /** What matters of this machine to one that would take over a service from it, or give it one. */
+  machine(): Promise<MachineFacts>;
+  /** Whether a service that runs on a machine like `source` could run on here: every finding, good ones too. */
+  admits(source: MachineFacts, workload: Workload): Promise<readonly Capability[]>;
+  /** Looks at a running service without stopping it. */
+  measure(workload: Workload): Promise<InstanceSize>;
   /** Writes the memory of the running service, which runs on. */
   round(workload: Workload, signal: AbortSignal): Promise<RoundWorkload>;
   /** Stops the service. On any failure the service runs on. */

@@ -2,6 +2,7 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { z } from 'zod';
+import { type DryRunView, dryRunSchema } from '../../src/agent/messages.js';
 import { testUnless } from '../support/obstacle.js';
 import { mustRun, type ProbeState } from '../testbed/probe/probe-service.js';
 import { type Hop, hop } from './support/hop.js';
@@ -15,6 +16,9 @@ const mib = 1024 * 1024;
 const sizes = { baseMib: 6, appMib: 3, memoryMib: 8, changes: 1 };
 /** The demo's bound on a user's wait is 2000 ms at 50 Mbit/s; a machine that runs other tests as well is given twice that. */
 const longestGapMs = 4000;
+
+const range = z.strictObject({ low: z.number(), expected: z.number(), high: z.number() });
+const verdict = z.enum(['within', 'below', 'above']);
 
 /** The summary as the command line promises it to other tools. */
 const summarySchema = z.strictObject({
@@ -38,10 +42,17 @@ const summarySchema = z.strictObject({
       bytesReceived: z.int().nonnegative(),
     }),
   ),
+  forecast: z.strictObject({
+    bytesSent: range,
+    totalMs: range.nullable(),
+    downtimeMs: range,
+    came: z.strictObject({ bytesSent: verdict, totalMs: verdict.nullable(), downtimeMs: verdict }),
+  }),
 });
 
 let bench: ProbeBench;
 let before: ProbeState;
+let foreseen: DryRunView;
 let there: Hop;
 let back: Hop;
 
@@ -58,6 +69,37 @@ setUp(test, obstacle, async () => {
 
 test.after(async () => {
   await bench?.testbed.dispose();
+});
+
+check('a dry run says what it would cost, and leaves no trace', async () => {
+  const { a, b } = bench.testbed;
+  const { code, stdout, stderr } = await a.cli(['migrate', bench.service.name, b.agentAddress, '--dry-run', '--json']);
+  assert.is(code, 0, stdout + stderr);
+  foreseen = dryRunSchema.parse(JSON.parse(stdout));
+  assert.ok(foreseen.possible);
+  assert.equal(
+    foreseen.findings.filter(({ ok }) => !ok),
+    [],
+  );
+  for (const name of ['running', 'criu', 'cpu', 'cgroup', 'lsm', 'bridge', 'address', 'space', 'memory', 'firewall']) {
+    assert.ok(
+      foreseen.findings.some((finding) => finding.name === name),
+      `${name} was not looked at`,
+    );
+  }
+  assert.equal(foreseen.wayBack, []);
+  assert.equal(
+    foreseen.missingLayers.map(({ name }) => name),
+    ['probe-base', 'probe-app'],
+  );
+  assert.ok(foreseen.link.roundTripMs >= 20, `a round trip of ${foreseen.link.roundTripMs} ms`);
+  // 50 Mbit/s are 6250 bytes a millisecond; a busy machine makes it less.
+  assert.ok(foreseen.link.bytesPerMs > 100 && foreseen.link.bytesPerMs < 8000, `${foreseen.link.bytesPerMs} bytes/ms`);
+  assert.equal(JSON.parse(await mustRun(b, ['service', 'list', '--json'])).services, []);
+  await bench.assertGoesOnFrom(before);
+  const text = await a.cli(['migrate', bench.service.name, b.agentAddress, '--dry-run']);
+  assert.match(text.stdout, /^probe can move from a to b\n/);
+  assert.match(text.stdout, /\n {2}down for [^\n]* to [^\n]*\n$/);
 });
 
 check('a running service moves to another node', async () => {
@@ -130,6 +172,12 @@ check('the figures are those of what was moved', () => {
   assert.ok(
     Math.abs(stages - (summary.downtimeMs ?? 0)) <= summary.downtime.length,
     `stages of ${stages} ms, a downtime of ${summary.downtimeMs} ms`,
+  );
+  // How many bytes it takes does not depend on how busy this machine is.
+  const { low, high } = foreseen.forecast.bytesSent;
+  assert.ok(
+    low <= summary.bytesSent && summary.bytesSent <= high,
+    `${summary.bytesSent} bytes, ${low} to ${high} said`,
   );
   // 17 MiB at 50 Mbit/s take 2.8 s: faster would mean that the figures, or the link, are not real.
   assert.ok(summary.totalMs > 2500, `${summary.totalMs} ms`);

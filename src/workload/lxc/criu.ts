@@ -94,7 +94,8 @@ export function tooOld(version: string, kernel: string): string | null {
   return `is version ${version}; Linux ${kernel} needs ${least} or later`;
 }
 
-function compareVersions(a: string, b: string): number {
+/** Negative, 0 or positive, as `a` is earlier than, equal to or later than `b`; what follows the numbers does not count. */
+export function compareVersions(a: string, b: string): number {
   const numbers = (text: string) => (/^\d+(\.\d+)*/.exec(text)?.[0] ?? '0').split('.').map(Number);
   const [left, right] = [numbers(a), numbers(b)];
   for (let index = 0; index < Math.max(left.length, right.length); index++) {

@@ -7,8 +7,10 @@ import type {
   ArrangedWorkload,
   Capability,
   FrozenWorkload,
+  InstanceSize,
   InstanceTree,
   InstanceTrees,
+  MachineFacts,
   PreparedWorkload,
   Recovered,
   RoundWorkload,
@@ -31,7 +33,9 @@ import { Cgroup } from './cgroup.js';
 import { containerConfig, type LxcSettings, parseSettings } from './config.js';
 import { type Criu, causeInCriuLog, causeInLxcLog, criuConfig, findCriu } from './criu.js';
 import { rewindExpiredTimers } from './expired-timers.js';
+import { memoryOfProcesses, treeBytes } from './instance-size.js';
 import { type LxcLayout, lxcLayout } from './layout.js';
+import { differences, machineFacts, networkFindings } from './machine.js';
 import { obstaclesOf } from './obstacles.js';
 import { mountOverlay, unmountOverlay } from './overlay.js';
 import { isSameAlive, processState } from './process.js';
@@ -53,6 +57,10 @@ const localXattrs = ['trusted.overlay.origin', 'trusted.overlay.impure', 'truste
 
 /** Files that CRIU writes beside the images. */
 const byproducts = ['dump.log', 'restore.log', 'stats-dump', 'stats-restore'];
+
+/** What a look at a running service takes of its memory, and how many of its files it looks at. */
+const sampleBytes = 2 * 1024 * 1024;
+const maxEntries = 20_000;
 
 /** A driver for LXC containers. */
 export function createLxcDriver(): WorkloadDriver {
@@ -149,6 +157,26 @@ export class LxcDriver implements WorkloadDriver {
   async obstacles(workload: Workload): Promise<readonly Capability[]> {
     const cgroup = await Cgroup.of(lxcLayout(workload).id);
     return obstaclesOf(await cgroup.processes());
+  }
+
+  machine(): Promise<MachineFacts> {
+    return machineFacts();
+  }
+
+  async admits(source: MachineFacts, workload: Workload): Promise<readonly Capability[]> {
+    const { network } = parseSettings(workload.name, workload.settings);
+    const [facts, links] = await Promise.all([differences(source), network === null ? [] : networkFindings(network)]);
+    return [...facts, ...links];
+  }
+
+  async measure(workload: Workload): Promise<InstanceSize> {
+    const layout = lxcLayout(workload);
+    const cgroup = await Cgroup.of(layout.id);
+    const [memory, filesBytes] = await Promise.all([
+      memoryOfProcesses(await cgroup.processes(), sampleBytes),
+      treeBytes(layout.upper, maxEntries),
+    ]);
+    return { memoryBytes: memory.bytes, filesBytes, memorySample: memory.sample };
   }
 
   round(workload: Workload, signal: AbortSignal): Promise<RoundWorkload> {

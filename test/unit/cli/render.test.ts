@@ -80,13 +80,31 @@ test('events have their lines', () => {
     eventLine({ ...summary, result: 'moved', downtimeMs: 812 }),
     'web moved from a to b in 9s, down for 812 ms; sent 5 B, received 6 B',
   );
+  const range = { low: 900, expected: 1000, high: 1500 };
+  const told = {
+    downtime: [
+      { stage: 'dump', ms: 300, driverMs: 280 },
+      { stage: 'transfer', ms: 90 },
+    ],
+    forecast: { bytesSent: range, came: { bytesSent: 'within', totalMs: 'above', downtimeMs: 'below' } },
+  };
+  assert.is(
+    eventLine({ ...summary, ...told, result: 'moved', downtimeMs: 812 }),
+    'web moved from a to b in 9s, down for 812 ms; sent 5 B, received 6 B\n' +
+      '  down: dump 300 ms (CRIU 280 ms), transfer 90 ms\n' +
+      '  not as expected: time above, downtime below its bounds',
+  );
+  assert.is(
+    eventLine({ type: 'forecast', bytesSent: range, totalMs: null, downtimeMs: range }),
+    'expected: sends 1 kB (900 B to 1.5 kB), down for 1s (900 ms to 1.5s)',
+  );
   assert.is(eventLine({ ...summary, result: 'failed', downtimeMs: null }), null);
   assert.is(eventLine({ type: 'layer', digest: 'blake3:00' }), 'blake3:00');
   assert.is(eventLine({ type: 'something-new' }), null);
 });
 
 test('events with fields of the wrong kind do not break the view', () => {
-  for (const type of ['phase', 'progress', 'round', 'warning', 'layer', 'summary', 'error', 'job']) {
+  for (const type of ['phase', 'progress', 'round', 'forecast', 'warning', 'layer', 'summary', 'error', 'job']) {
     const view = eventView(false, capture(), capture(true));
     view.show({ type, state: 'end', name: 7, ms: 'x', result: 'moved', doneBytes: null, totalBytes: Number.NaN });
     view.close();

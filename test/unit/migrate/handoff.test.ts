@@ -5,6 +5,7 @@ import * as assert from 'uvu/assert';
 import { DeltahopError, isDeltahopError } from '../../../src/errors.js';
 import type { LayerStore } from '../../../src/layers/store.js';
 import { type MigrationContext, Outgoing, type PeerLink } from '../../../src/migrate/handoff.js';
+import type { History } from '../../../src/migrate/history.js';
 import { Journal } from '../../../src/migrate/journal.js';
 import type { ServiceRecord } from '../../../src/migrate/ownership.js';
 import type { WorkloadDriver } from '../../../src/workload/driver.js';
@@ -97,7 +98,9 @@ class Source {
   readonly peer: PeerLink = {
     counters: { bytesSent: 0, bytesReceived: 0 },
     close: () => {},
+    ping: () => Promise.reject(new Error('not part of a hand-off')),
     offer: () => Promise.reject(new Error('not part of a hand-off')),
+    examine: () => Promise.reject(new Error('not part of a hand-off')),
     sealLayer: () => Promise.reject(new Error('not part of a hand-off')),
     arrange: () => Promise.reject(new Error('not part of a hand-off')),
     prepare: () => Promise.reject(new Error('not part of a hand-off')),
@@ -125,6 +128,9 @@ class Source {
       validateSettings: notHere,
       create: notHere,
       start: notHere,
+      machine: notHere,
+      admits: notHere,
+      measure: notHere,
       round: notHere,
       freeze: notHere,
       staging: notHere,
@@ -167,6 +173,8 @@ class Source {
       workload: (record) => ({ ...record, path: '/', basePath: '/', appPath: '/' }),
       connectPeer: () => this.peer,
       ownAddress: async () => 'edge-a:7701',
+      history: {} as unknown as History,
+      compressedShare: notHere,
       connectTransfers: notHere,
     };
   }

@@ -30,6 +30,8 @@ const offer: Offer = {
     { ...layer, kind: 'base', digest: base },
     { ...layer, kind: 'app', digest: app },
   ],
+  machine: { cpu: 'paper' },
+  instance: { memoryBytes: 1, filesBytes: 1 },
 };
 
 /** A destination whose container, layers and source are on paper, with the real journal. */
@@ -67,6 +69,15 @@ class Destination {
     const driver: Partial<WorkloadDriver> = {
       name: 'paper',
       capabilities: async () => [],
+      machine: async () => ({ cpu: 'cardboard' }),
+      admits: async (source) => [
+        {
+          name: 'cpu',
+          ok: source['cpu'] === 'paper',
+          detail: `its processor is of ${source['cpu']}`,
+          remedy: 'use paper',
+        },
+      ],
       validateSettings: () => {},
       create: async () => {},
       staging: async () => {
@@ -198,6 +209,22 @@ test('what was arranged before the memory came is used once, and taken back if f
   await given.incoming.arrange(id);
   await given.incoming.abort(id);
   assert.equal([given.arrangements, given.journalled], [['abandoned'], 'aborted']);
+});
+
+test('a look at an offer says everything that stands against it and changes nothing; the offer itself is refused', async () => {
+  const node = new Destination();
+  await node.restart();
+  const stone = { ...offer, machine: { cpu: 'stone' }, instance: { memoryBytes: 2 ** 50, filesBytes: 1 } };
+  const { findings, missingLayers, returning, machine } = await node.incoming.examine(stone);
+  assert.equal(
+    findings.filter(({ ok }) => !ok).map(({ name }) => name),
+    ['cpu', 'space', 'memory'],
+  );
+  for (const { ok, remedy } of findings) assert.is(ok, remedy === null, 'what is not ok has a way out');
+  assert.equal([missingLayers, returning, machine], [[base, app], false, { cpu: 'cardboard' }]);
+  assert.is(await refusalOf(node.incoming.offer(stone)), 'DELTAHOP_E_PREFLIGHT');
+  assert.is(await refusalOf(node.incoming.offer({ ...offer, instance: stone.instance })), 'DELTAHOP_E_PREFLIGHT');
+  assert.equal([node.journalled, node.record, node.operation, node.taken.size], ['nothing', null, null, 0]);
 });
 
 test('an offer that fails half-way gives back what it has taken, and nothing of another', async () => {
