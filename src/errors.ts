@@ -59,6 +59,15 @@ export const errorCatalogue = {
     cause: 'the connection could not be made, broke or fell silent',
     remedy: 'check the network between the nodes and that the other agent runs, then run the same command again',
   },
+  DELTAHOP_E_HEALTH: {
+    cause: 'a service has moved and its health probe does not hold',
+    remedy:
+      'look at it there; where both copies are kept, `deltahop resolve SERVICE --keep destination` or `--keep source` chooses one',
+  },
+  DELTAHOP_E_HOOK: {
+    cause: 'a program that was to be run after the hand-off failed; the service has moved',
+    remedy: 'run the program by hand, with the environment that `deltahop migrate --help` describes',
+  },
   DELTAHOP_E_TIMEOUT: {
     cause: 'a deadline passed though the connection is alive',
     remedy: 'check the load of both nodes, then run the same command again; what arrived is kept',

@@ -12,9 +12,11 @@ import type { WorkloadDriver } from '../workload/driver.js';
 import { type HandOffs, refuseUnsettled } from './hand-offs.js';
 import type { Job, Jobs } from './jobs.js';
 import {
+  dryRunRequestSchema,
   errorBody,
   type LayerView,
   layerImportSchema,
+  type MigrateOptions,
   migrateSchema,
   type NodeReply,
   resolveSchema,
@@ -97,9 +99,9 @@ export function addLocalRoutes(router: Router, context: ApiContext): void {
     });
   }
   router.on('POST', '/v1/services/:name/migrate', migrateSchema, async ({ param, body }) =>
-    startMigration(context, param('name'), body.to),
+    startMigration(context, param('name'), body),
   );
-  router.on('POST', '/v1/services/:name/dry-run', migrateSchema, async ({ param, body }) => {
+  router.on('POST', '/v1/services/:name/dry-run', dryRunRequestSchema, async ({ param, body }) => {
     parseAddress(body.to);
     return await dryRun(context.migration, param('name'), body.to);
   });
@@ -152,7 +154,7 @@ export function addPeerRoutes(router: Router, context: ApiContext): void {
 
 async function addService(
   { services, layers, driver }: ApiContext,
-  { name, driver: driverName, base, app, settings, command }: z.infer<typeof serviceAddSchema>,
+  { name, driver: driverName, base, app, settings, command, health }: z.infer<typeof serviceAddSchema>,
 ): Promise<ServiceRecord> {
   const existing = await services.read(name);
   if (existing !== null) {
@@ -176,6 +178,7 @@ async function addService(
     app: appLayer.digest,
     settings,
     command,
+    health,
     epoch: 1,
     ownership: 'owned',
     movedTo: null,
@@ -202,12 +205,13 @@ async function removeService({ services, driver, migration }: ApiContext, name: 
   await services.remove(name);
 }
 
-function startMigration({ services, jobs, migration, outgoing }: ApiContext, name: string, to: string): Job {
+function startMigration({ services, jobs, migration, outgoing }: ApiContext, name: string, order: MigrateOptions): Job {
+  const { to } = order;
   parseAddress(to);
   const end = services.begin(name, `its migration to ${to}`);
   return jobs.start(`migration of ${name} to ${to}`, async (signal, emit) => {
     try {
-      return { ...(await new Migration(migration, outgoing, name, to, emit).run(signal)) };
+      return { ...(await new Migration(migration, outgoing, name, order, emit).run(signal)) };
     } finally {
       end();
     }
@@ -236,6 +240,7 @@ async function serviceView({ services, layers, driver }: ApiContext, record: Ser
     app: shown(record.app),
     settings: { ...record.settings },
     command: [...record.command],
+    health: record.health,
     epoch: record.epoch,
     ownership: record.ownership,
     movedTo: record.movedTo,

@@ -36,6 +36,7 @@ import {
   type LayerView,
   layerRemovalSchema,
   layerViewSchema,
+  type MigrateOptions,
   type NodeReply,
   nodeReplySchema,
   type ServiceAdd,
@@ -293,11 +294,11 @@ export class LocalClient {
   }
 
   /** Events `job`, `phase`, `progress`..., and last `summary` or `error`. */
-  migrate(name: string, to: string): AsyncGenerator<StreamedEvent> {
+  migrate(name: string, order: MigrateOptions): AsyncGenerator<StreamedEvent> {
     return this.#connection.events({
       method: 'POST',
       path: ['services', name, 'migrate'],
-      body: { to },
+      body: order,
       limitMs: null,
     });
   }

@@ -117,7 +117,7 @@ export class Job {
 
 function stateOf(result: JobEvent | null): JobView['state'] {
   if (result === null) return 'running';
-  const failed = result.type === 'error' || ('result' in result && result.result === 'failed');
+  const failed = result.type === 'error' || 'error' in result;
   return failed ? 'failed' : 'done';
 }
 

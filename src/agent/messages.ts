@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { DeltahopError, errorCatalogue, isDeltahopError } from '../errors.js';
 import { digestSchema, layerKindSchema, layerNameSchema } from '../layers/layer.js';
 import { findingSchema } from '../migrate/offer.js';
+import { healthPolicySchema } from '../migrate/ownership.js';
 
 /** A service's name: it also becomes that of a container and of files. */
 export const serviceNameSchema = z
@@ -72,6 +73,7 @@ export const serviceAddSchema = z.strictObject({
   app: layerReference,
   settings: z.record(z.string().min(1).max(64), argument),
   command: z.array(argument).min(1, 'needs a command').max(256),
+  health: healthPolicySchema.nullable(),
 });
 export type ServiceAdd = z.infer<typeof serviceAddSchema>;
 
@@ -83,6 +85,7 @@ export const serviceViewSchema = z.object({
   app: z.object({ name: z.string(), digest: digestSchema }),
   settings: z.record(z.string(), z.string()),
   command: z.array(z.string()),
+  health: healthPolicySchema.nullable(),
   epoch: z.int().nonnegative(),
   ownership: z.enum(['owned', 'arriving', 'departed']),
   /** `HOST:PORT` of the node that it went to. */
@@ -97,7 +100,17 @@ export const serviceViewSchema = z.object({
 export type ServiceView = z.infer<typeof serviceViewSchema>;
 
 /** POST /v1/services/NAME/migrate */
-export const migrateSchema = z.strictObject({ to: z.string().min(1).max(300) });
+export const migrateSchema = z.strictObject({
+  to: z.string().min(1).max(300),
+  /** A program that is run here once the service runs there; null: none. */
+  onCommit: z.string().max(4096).startsWith('/', 'must be an absolute path').nullable(),
+  /** The service may stand still for so long; then it runs on here. */
+  maxDowntimeMs: z.int().positive().max(86_400_000),
+});
+export type MigrateOptions = z.infer<typeof migrateSchema>;
+
+/** POST /v1/services/NAME/dry-run */
+export const dryRunRequestSchema = migrateSchema.pick({ to: true });
 
 const rangeSchema = z.object({ low: z.number(), expected: z.number(), high: z.number() });
 const shownFinding = findingSchema.extend({ node: z.string() });

@@ -6,7 +6,7 @@ import { DeltahopError } from '../errors.js';
 import { fileError, readJson, syncDirectory, writeJsonDurably } from '../layers/durable-file.js';
 import { digestSchema } from '../layers/layer.js';
 import type { LayerStore } from '../layers/store.js';
-import type { Ownership, ServiceRecord } from '../migrate/ownership.js';
+import { healthPolicySchema, type Ownership, type ServiceRecord } from '../migrate/ownership.js';
 import type { Workload } from '../workload/driver.js';
 import { serviceNameSchema } from './messages.js';
 
@@ -18,6 +18,7 @@ const recordSchema = z.strictObject({
   app: digestSchema,
   settings: z.record(z.string(), z.string()),
   command: z.array(z.string()),
+  health: healthPolicySchema.nullable(),
   epoch: z.int().nonnegative(),
   ownership: z.enum(['owned', 'arriving', 'departed']),
   movedTo: z.string().nullable(),

@@ -7,6 +7,7 @@ import { examine } from '../agent/doctor.js';
 import { type ErrorBody, errorBody, errorBodySchema, type ServiceView } from '../agent/messages.js';
 import { formatAddress, parseAddress } from '../agent/peers.js';
 import { DeltahopError } from '../errors.js';
+import type { HealthPolicy } from '../migrate/ownership.js';
 import { fail, follow, isJson, print, stateOf, withAgent } from './agent-session.js';
 import { dryRunText } from './forecast-text.js';
 import { addHandOffCommands } from './hand-off-commands.js';
@@ -199,6 +200,14 @@ function addServiceCommands(program: Command, around: Surroundings): void {
     .requiredOption('--base <name>', 'base layer')
     .requiredOption('--app <name>', 'app layer')
     .option('--set <key=value>', 'setting of the driver; may be given several times', collectSetting, {})
+    .option('--health <probe>', 'tcp:PORT, http:PORT/PATH or exec:COMMAND, tried within the service after it has moved')
+    .option('--health-for <seconds>', 'the probe has to hold for so long', readSeconds, 2)
+    .option('--health-limit <seconds>', 'and to begin to by then', readSeconds, 30)
+    .addOption(
+      new Option('--health-fails <policy>', 'else: ask you, keep it there, or bring it back to where it was frozen')
+        .choices(['ask', 'keep', 'back'])
+        .default('ask'),
+    )
     .addHelpText(
       'after',
       `
@@ -210,12 +219,13 @@ Example:
       async (
         name: string,
         words: string[],
-        options: { driver: string; base: string; app: string; set: Record<string, string> },
+        options: { driver: string; base: string; app: string; set: Record<string, string> } & HealthFlags,
         command: Command,
       ) => {
         await withAgent(command, around, async (client) => {
           const { driver, base, app, set } = options;
-          const added = await client.addService({ name, driver, base, app, settings: set, command: words });
+          const health = healthOf(options);
+          const added = await client.addService({ name, driver, base, app, settings: set, command: words, health });
           print(command, around, { type: 'service', ...added }, `added service ${name}`);
         });
       },
@@ -279,6 +289,12 @@ Example:
     });
 }
 
+interface MigrateFlags {
+  dryRun?: boolean;
+  onCommit?: string;
+  maxDowntime: number;
+}
+
 function addMigrateCommand(program: Command, around: Surroundings, done: (code: number) => void): void {
   program
     .command('migrate')
@@ -286,17 +302,26 @@ function addMigrateCommand(program: Command, around: Surroundings, done: (code: 
     .argument('<name>', 'service')
     .argument('<host:port>', 'where the agent of the other node listens', readAddress)
     .option('--dry-run', 'move nothing: say what stands against it, and what it would send, take and stop for')
+    .option('--on-commit <program>', 'run this here once the service runs there, for 10 s at the most')
+    .option(
+      '--max-downtime <seconds>',
+      'the service may stand still for so long, else it runs on here',
+      readSeconds,
+      30,
+    )
     .addHelpText(
       'after',
       `
 Ctrl-C cancels: the service runs on here. A terminal that goes away does not.
 With --dry-run the exit code is 1 if the service could not move.
+A program of --on-commit finds DELTAHOP_SERVICE, _FROM, _TO (names of the nodes), _TO_ADDRESS and _EPOCH in its
+environment. If it fails, that is a warning: the service has moved.
 
 Examples:
   deltahop migrate web 10.0.0.2:7400 --dry-run
   deltahop migrate web 10.0.0.2:7400`,
     )
-    .action(async (name: string, to: string, options: { dryRun?: boolean }, command: Command) => {
+    .action(async (name: string, to: string, options: MigrateFlags, command: Command) => {
       await withAgent(command, around, async (client) => {
         if (options.dryRun === true) {
           const view = await client.dryRun(name, to);
@@ -304,9 +329,10 @@ Examples:
           done(view.possible ? exitCodes.ok : exitCodes.failed);
           return;
         }
-        const events = client.migrate(name, to);
+        const onCommit = options.onCommit === undefined ? null : resolve(options.onCommit);
+        const events = client.migrate(name, { to, onCommit, maxDowntimeMs: options.maxDowntime * 1000 });
         const last = await follow(command, around, client, events, `cancelling the migration of ${name}`);
-        const failure = last?.type === 'error' ? last : last?.['result'] === 'failed' ? last['error'] : undefined;
+        const failure = last?.type === 'error' ? last : last?.['error'];
         if (failure === undefined) return;
         const body = errorBodySchema.parse(failure);
         if (!isJson(command)) around.stderr.write(await whereabouts(client, name));
@@ -383,6 +409,24 @@ function orInvalid<T>(read: () => T): T {
   }
 }
 
+function readSeconds(text: string): number {
+  const seconds = /^\d{1,6}(\.\d{1,3})?$/.test(text) ? Number(text) : Number.NaN;
+  if (Number.isFinite(seconds)) return seconds;
+  throw new InvalidArgumentError('Write a number of seconds, like 30 or 0.5.');
+}
+
+interface HealthFlags {
+  health?: string;
+  healthFor: number;
+  healthLimit: number;
+  healthFails: 'ask' | 'keep' | 'back';
+}
+
+function healthOf({ health, healthFor, healthLimit, healthFails }: HealthFlags): HealthPolicy | null {
+  if (health === undefined) return null;
+  return { probe: health, forMs: healthFor * 1000, limitMs: healthLimit * 1000, ifFails: healthFails };
+}
+
 function collectSetting(text: string, before: Record<string, string>): Record<string, string> {
   const at = text.indexOf('=');
   const key = text.slice(0, at);
@@ -409,6 +453,7 @@ function serviceText(view: ServiceView): string {
     ['app', `${view.app.name}  ${view.app.digest}`],
     ['settings', settings.length === 0 ? '-' : settings.join(' ')],
     ['command', view.command.map((word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : JSON.stringify(word))).join(' ')],
+    ['health', view.health === null ? '-' : `${view.health.probe}, else ${view.health.ifFails}`],
     ['epoch', String(view.epoch)],
   ];
   return lines.map(([label, value]) => `${label.padEnd(9)} ${printable(value)}`).join('\n');

@@ -39,7 +39,7 @@ export function addJobCommands(program: Command, around: Surroundings, done: (co
           done(exitCodes.interrupted);
           return;
         }
-        const failure = last.type === 'error' ? last : last['result'] === 'failed' ? last['error'] : undefined;
+        const failure = last.type === 'error' ? last : last['error'];
         if (failure === undefined) return;
         fail(around, false, errorBodySchema.parse(failure), isJson(command));
         done(exitCodes.failed);

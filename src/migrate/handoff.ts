@@ -43,7 +43,7 @@ export interface MigrationContext {
 const firstRetryMs = 100;
 const longestRetryMs = 5_000;
 
-/** How long the service has to be healthy at the destination before the source's copy is dropped, and the bound on it. */
+/** How long a service without a probe of its own has to run at the destination, and by when. */
 const healthyForMs = 500;
 const healthLimitMs = 10_000;
 const healthPauseMs = 100;
@@ -65,6 +65,15 @@ const finalCodes: readonly ErrorCode[] = [
   'DELTAHOP_E_INVALID_ARGUMENT',
   'DELTAHOP_E_INSECURE_REFUSED',
 ];
+
+/** What came of the look at a service's health after its move. */
+export interface HealthOutcome {
+  healthy: boolean;
+  /** What was wrong; empty if nothing was. */
+  detail: string;
+  /** Which copies there still are: one that is kept alone has the service. */
+  kept: 'source' | 'destination' | 'both';
+}
 
 /** How one that is not the live migration hears of what happens. */
 export type OnWarning = (message: string) => void;
@@ -207,32 +216,75 @@ export class Outgoing {
   }
 
   /**
-   * Looks whether the service stays alive at the destination, then drops what is left of it here.
-   * @returns null, or why it does not seem healthy; its files are kept then.
+   * Looks whether the service is well at the destination, then drops what is left of it here. If it does not become well,
+   * its policy says what of the two is kept.
    */
-  async verify(migration: string, destination: DestinationControl): Promise<string | null> {
+  async verify(migration: string, destination: PeerControl & DestinationControl): Promise<HealthOutcome> {
+    const { owner } = await this.#parts(migration);
+    const { forMs = healthyForMs, limitMs = healthLimitMs, ifFails = 'ask' } = owner.health ?? {};
+    let detail: string | null;
+    try {
+      detail = await this.#watchHealth(migration, destination, forMs, limitMs);
+    } catch (error) {
+      // It has given the service back already, before a restart of this agent or by its operator's word.
+      await this.takeBack(migration);
+      return { healthy: false, detail: messageOf(error), kept: 'source' };
+    }
+    if (detail === null || (ifFails === 'keep' && !this.#closing.signal.aborted)) {
+      const { driver, workload } = await this.#parts(migration);
+      // What stays is no service any more but the basis that makes its return cheap.
+      await driver.stop(workload);
+      await this.#change(migration, { state: 'healthy' });
+      return { healthy: detail === null, detail: detail ?? '', kept: 'destination' };
+    }
+    if (ifFails === 'back' && !this.#closing.signal.aborted && (await this.#haveItCeded(migration, destination))) {
+      await this.takeBack(migration);
+      return { healthy: false, detail, kept: 'source' };
+    }
+    return { healthy: false, detail, kept: 'both' };
+  }
+
+  /**
+   * @returns null once it has been well for `forMs`, else what was wrong with it last when `limitMs` were over.
+   * @throws DeltahopError DELTAHOP_E_NOT_RUNNING if the destination has given it back for good.
+   */
+  async #watchHealth(
+    migration: string,
+    destination: DestinationControl,
+    forMs: number,
+    limitMs: number,
+  ): Promise<string | null> {
     const startedAt = performance.now();
     let healthySince: number | null = null;
     let detail = 'no answer';
-    while (performance.now() - startedAt < healthLimitMs && !this.#closing.signal.aborted) {
+    while (!this.#closing.signal.aborted) {
       try {
         const health = await destination.health(migration);
         detail = health.detail;
         healthySince = health.healthy ? (healthySince ?? performance.now()) : null;
       } catch (error) {
-        detail = error instanceof Error ? error.message : String(error);
+        if (isDeltahopError(error, 'DELTAHOP_E_NOT_RUNNING')) throw error;
+        detail = messageOf(error);
         healthySince = null;
       }
-      if (healthySince !== null && performance.now() - healthySince >= healthyForMs) {
-        const { driver, workload } = await this.#parts(migration);
-        // What stays is no service any more but the basis that makes its return cheap.
-        await driver.stop(workload);
-        await this.#change(migration, { state: 'healthy' });
-        return null;
-      }
+      const now = performance.now();
+      if (healthySince !== null && now - healthySince >= forMs) return null;
+      // One that has just become well is given the time to show it.
+      if (now - startedAt >= limitMs && (healthySince === null || now - startedAt >= limitMs + forMs)) break;
       await sleep(healthPauseMs);
     }
     return detail;
+  }
+
+  /** Has the destination end the service, so that it can go on here. @returns whether it has. */
+  async #haveItCeded(migration: string, destination: PeerControl): Promise<boolean> {
+    try {
+      await destination.cede(migration, this.#record(migration).epoch + 2);
+      return true;
+    } catch (error) {
+      this.#onWarning(`${this.#record(migration).peer} could not be told to give it back: ${messageOf(error)}`);
+      return false;
+    }
   }
 
   /**
@@ -310,7 +362,11 @@ export class Outgoing {
     const { driver, workload, owner } = await this.#parts(migration);
     if (keep === 'source') {
       if (record.state === 'committed') {
-        await this.#change(migration, { untoldEpoch: record.epoch + 2 });
+        // One that runs there and can still be reached ends before this one begins.
+        const peer = this.#context.connectPeer(record.peer);
+        const ceded = record.acknowledged && (await this.#haveItCeded(migration, peer));
+        peer.close();
+        if (!ceded) await this.#change(migration, { untoldEpoch: record.epoch + 2 });
         await this.takeBack(migration);
       } else {
         await this.#recoverOne(record);
@@ -432,9 +488,9 @@ export class Outgoing {
         await this.#change(migration, { untoldEpoch: null });
       }
       if (now.state === 'committed' && now.acknowledged) {
-        const problem = await this.verify(migration, peer);
-        if (problem !== null) this.#onWarning(`${now.service} at ${now.peer}: ${problem}; its files are kept here`);
-        return problem !== null;
+        const { healthy, detail, kept } = await this.verify(migration, peer);
+        if (!healthy) this.#onWarning(`${now.service} at ${now.peer} does not become well (${detail}); kept: ${kept}`);
+        return true;
       }
       return isSettled(this.#record(migration));
     } catch (error) {

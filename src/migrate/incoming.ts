@@ -247,8 +247,15 @@ export class IncomingMigrations implements DestinationControl {
 
   async health(migration: string): Promise<HealthReply> {
     const incoming = this.#get(migration);
-    const { state } = await incoming.driver.inspect(incoming.workload);
-    return { healthy: state === 'running', detail: `${incoming.offer.service.name} is ${state}` };
+    const { driver, workload, offer } = incoming;
+    const { name, health } = offer.service;
+    if (this.#record(migration).state === 'aborted') {
+      throw new DeltahopError('DELTAHOP_E_NOT_RUNNING', `${name} was given back`);
+    }
+    const { state } = await driver.inspect(workload);
+    if (state !== 'running' || health === null) return { healthy: state === 'running', detail: `${name} is ${state}` };
+    const why = await driver.probe(workload, health.probe);
+    return { healthy: why === null, detail: why === null ? `${health.probe} is good` : `${health.probe}: ${why}` };
   }
 
   /**
@@ -654,7 +661,7 @@ function arrivingRecord(offer: Offer): ServiceRecord {
     if (layer === undefined) throw new DeltahopError('DELTAHOP_E_PROTOCOL', `the offer names no ${kind} layer`);
     return layer.digest;
   };
-  const { name, driver, settings, command, epoch } = offer.service;
+  const { name, driver, settings, command, health, epoch } = offer.service;
   return {
     name,
     driver,
@@ -662,6 +669,7 @@ function arrivingRecord(offer: Offer): ServiceRecord {
     app: layerOf('app'),
     settings,
     command,
+    health,
     epoch,
     ownership: 'arriving',
     movedTo: null,

@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto';
 import type { SendOptions } from '../engine/engine.js';
 import { DeltahopError, isDeltahopError } from '../errors.js';
 import type { TransferClient, TransferReport } from '../transfer/transfer-client.js';
+import { mustRun } from '../workload/command.js';
 import type { FrozenWorkload, InstanceTrees, Workload, WorkloadDriver } from '../workload/driver.js';
 import { type DowntimeStage, downtimeStages } from './downtime.js';
 import {
@@ -13,9 +14,9 @@ import {
   type JudgedForecast,
   judge,
 } from './forecast.js';
-import type { MigrationContext, Outgoing, PeerLink } from './handoff.js';
+import type { HealthOutcome, MigrationContext, Outgoing, PeerLink } from './handoff.js';
 import { type CommitReply, instanceSlot, layerSlot, type OfferedLayer, type OfferReply } from './offer.js';
-import { ownedService } from './ownership.js';
+import { ownedService, type ServiceRecord } from './ownership.js';
 import { type ByteCounters, type MigrationEvent, type MigrationSummary, PhaseLog, type PhaseName } from './phases.js';
 import { examineSource, refuseFindings } from './preflight.js';
 import { judgeRounds, outlook, type RoundFigures } from './rounds.js';
@@ -24,15 +25,28 @@ import { forecastInputs, roundTripMs, type Survey, survey } from './survey.js';
 /** How long a broken connection is made anew while the service stands still: better that it runs on here. */
 const frozenRetryMs = 3_000;
 
+/** A hook that has not ended by then is killed. */
+const hookLimitMs = 10_000;
+
 /** A transfer of less says more of round trips than of the link's rate. */
 const rateSampleBytes = 1024 * 1024;
+
+/** What is asked of a migration. */
+export interface MigrationOrder {
+  /** `HOST:PORT` of the destination's agent. */
+  to: string;
+  /** Absolute path of a program that is run here once the service runs there; null: none. */
+  onCommit: string | null;
+  /** The service may stand still for so long; then it runs on here. */
+  maxDowntimeMs: number;
+}
 
 /** Moves one service to one node; run once. */
 export class Migration {
   readonly id = randomUUID();
   readonly #context: MigrationContext;
   readonly #service: string;
-  readonly #address: string;
+  readonly #order: MigrationOrder;
   readonly #onEvent: (event: MigrationEvent) => void;
   readonly #outgoing: Outgoing;
   readonly #destination: PeerLink;
@@ -41,26 +55,26 @@ export class Migration {
   #destinationName: string;
   #downtimeMs: number | null = null;
   #downtime: DowntimeStage[] = [];
+  #health: Exclude<MigrationSummary['health'], undefined> | null = null;
   #inputs: ForecastInputs | null = null;
   #forecast: Forecast | null = null;
   /** The best that the link has carried, bytes a millisecond. */
   #bestRate = 0;
 
-  /** @param address `HOST:PORT` of the destination's agent. */
   constructor(
     context: MigrationContext,
     outgoing: Outgoing,
     service: string,
-    address: string,
+    order: MigrationOrder,
     onEvent: (event: MigrationEvent) => void,
   ) {
     this.#context = context;
     this.#outgoing = outgoing;
     this.#service = service;
-    this.#address = address;
-    this.#destinationName = address;
+    this.#order = order;
+    this.#destinationName = order.to;
     this.#onEvent = onEvent;
-    this.#destination = context.connectPeer(address);
+    this.#destination = context.connectPeer(order.to);
     this.#phases = new PhaseLog(() => this.#counters(), onEvent);
   }
 
@@ -88,13 +102,14 @@ export class Migration {
       service: this.#service,
       from: this.#context.nodeName,
       to: this.#destinationName,
-      result: failure === null ? 'moved' : 'failed',
+      result: failure === null ? 'moved' : this.#health !== null ? 'failed-health' : 'failed',
       totalMs,
       downtimeMs: this.#downtimeMs,
       downtime: this.#downtime,
       ...this.#counters(),
       phases: this.#phases.figures,
       forecast: await this.#judgeForecast(bytesSent, totalMs),
+      ...(this.#health === null ? {} : { health: this.#health }),
       ...(failure === null ? {} : { error: describe(failure) }),
     };
   }
@@ -105,20 +120,20 @@ export class Migration {
     const driver = this.#context.driver(record.driver);
     const workload = this.#context.workload(record);
     // Before anybody else hears of it: a destination that asks about a migration that is not in the journal is told abort.
-    await this.#outgoing.begin(this.id, record, this.#address);
+    await this.#outgoing.begin(this.id, record, this.#order.to);
     let offered = false;
     try {
       const missing = await this.#phases.run('preflight', async () => {
         const findings = await examineSource(driver, workload, nodeName);
         refuseFindings(findings, `${this.#service} can not leave ${nodeName}`);
-        const surveyed = await survey(this.#context, this.id, record, this.#address);
+        const surveyed = await survey(this.#context, this.id, record, this.#order.to);
         const { offer } = surveyed;
         signal.throwIfAborted();
         offered = true;
         const reply = await this.#destination.offer(offer);
         this.#destinationName = reply.destinationName;
         await this.#foresee(surveyed, reply);
-        this.#transfers = await this.#context.connectTransfers(this.#address, reply.ticket, signal);
+        this.#transfers = await this.#context.connectTransfers(this.#order.to, reply.ticket, signal);
         return offer.layers.filter((layer) => reply.missingLayers.includes(layer.digest));
       });
       for (const kind of ['base', 'app'] as const) {
@@ -136,17 +151,34 @@ export class Migration {
       if (offered) await this.#abortDestination();
       throw error;
     }
-    const problem = await this.#phases.run('verify', () => this.#outgoing.verify(this.id, this.#destination));
-    if (problem !== null) {
-      this.#onEvent({
-        type: 'warning',
-        message: `${this.#destinationName} owns ${this.#service} but does not show it healthy (${problem}); its files are kept here`,
-      });
+    if (this.#order.onCommit !== null) await this.#runHook(this.#order.onCommit, record);
+    const outcome = await this.#phases.run('verify', () => this.#outgoing.verify(this.id, this.#destination));
+    if (outcome.healthy) return;
+    this.#health = { detail: outcome.detail, kept: outcome.kept };
+    throw new DeltahopError(
+      'DELTAHOP_E_HEALTH',
+      `${this.#service} ${ending(outcome, this.#destinationName, nodeName)}`,
+    );
+  }
+
+  /** The outside world's business: whatever comes of it, the service has moved. */
+  async #runHook(program: string, record: ServiceRecord): Promise<void> {
+    const env = {
+      DELTAHOP_SERVICE: this.#service,
+      DELTAHOP_FROM: this.#context.nodeName,
+      DELTAHOP_TO: this.#destinationName,
+      DELTAHOP_TO_ADDRESS: this.#order.to,
+      DELTAHOP_EPOCH: String(record.epoch + 1),
+    };
+    try {
+      await mustRun([program], { limitMs: hookLimitMs, env, code: 'DELTAHOP_E_HOOK' });
+    } catch (error) {
+      this.#onEvent({ type: 'warning', message: `the hook ${program}: ${describe(error).message}` });
     }
   }
 
   async #foresee(surveyed: Survey, reply: OfferReply): Promise<void> {
-    const bytesPerMs = this.#context.history.rate(this.#address);
+    const bytesPerMs = this.#context.history.rate(this.#order.to);
     const link = { roundTripMs: await roundTripMs(this.#destination), bytesPerMs };
     this.#inputs = await forecastInputs(this.#context, surveyed, reply, link);
     this.#forecast = forecast(this.#inputs);
@@ -194,28 +226,36 @@ export class Migration {
   }
 
   /** Until the decision any failure lets the service run on here; afterwards there is no way back but `complete`'s. */
-  async #freezeAndHandOff(driver: WorkloadDriver, workload: Workload, signal: AbortSignal): Promise<void> {
+  async #freezeAndHandOff(driver: WorkloadDriver, workload: Workload, cancelled: AbortSignal): Promise<void> {
+    const { maxDowntimeMs } = this.#order;
     await this.#outgoing.markFrozen(this.id);
+    const overdue = new AbortController();
+    const why = `${this.#service} stood still for ${maxDowntimeMs} ms, which is its bound, and runs on here`;
+    const timer = setTimeout(() => overdue.abort(new DeltahopError('DELTAHOP_E_TIMEOUT', why)), maxDowntimeMs);
+    const signal = AbortSignal.any([cancelled, overdue.signal]);
     const frozen = await this.#phases.run('freeze', () => driver.freeze(workload, signal));
     const at = { frozenAtMs: frozen.frozenAtMs };
     let decided = false;
     try {
       const sent = await this.#phases.run('final', () => this.#sendFrozen(frozen, signal));
       await this.#phases.run('hand-off', async () => {
-        const prepare = await this.#destination.prepare(this.id);
+        const prepare = await orAbort(this.#destination.prepare(this.id), signal);
         const preparedAtMs = Date.now();
         signal.throwIfAborted();
+        clearTimeout(timer);
         await this.#outgoing.decide(this.id, frozen);
         decided = true;
         const figures = { ...at, ...sent, preparedAtMs, prepare, decidedAtMs: Date.now() };
-        const commit = await this.#handOver(signal);
+        const commit = await this.#handOver(cancelled);
         const toldAtMs = Date.now();
         this.#downtimeMs = Math.max(0, Math.round(toldAtMs - commit.runningForMs - at.frozenAtMs));
         this.#downtime = downtimeStages({ ...figures, commit, toldAtMs });
       });
     } catch (error) {
+      clearTimeout(timer);
       if (!decided && !this.#outgoing.isDecided(this.id)) await frozen.abort();
-      throw error;
+      // What was cut short by it says only that it was cancelled.
+      throw !decided && overdue.signal.aborted ? overdue.signal.reason : error;
     }
   }
 
@@ -264,7 +304,7 @@ export class Migration {
       downtimeMs,
       downtime: this.#downtime,
     });
-    if (this.#bestRate > 0) await history.setRate(this.#address, Math.round(this.#bestRate));
+    if (this.#bestRate > 0) await history.setRate(this.#order.to, Math.round(this.#bestRate));
     return judge(made, { bytesSent, totalMs, downtimeMs });
   }
 
@@ -312,6 +352,31 @@ export class Migration {
       bytesReceived: control.bytesReceived + (this.#transfers?.counters.bytesReceived ?? 0),
     };
   }
+}
+
+/** What is asked of a peer goes on there; it hears of the end of the migration by another message. */
+async function orAbort<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+  let onAbort: () => void = () => {};
+  const aborted = new Promise<never>((_resolve, reject) => {
+    onAbort = () => reject(signal.reason);
+    signal.addEventListener('abort', onAbort, { once: true });
+  });
+  signal.throwIfAborted();
+  try {
+    return await Promise.race([work, aborted]);
+  } finally {
+    signal.removeEventListener('abort', onAbort);
+    work.catch(() => {});
+  }
+}
+
+function ending({ detail, kept }: HealthOutcome, destination: string, source: string): string {
+  const what = {
+    source: `runs on ${source} again, from where it was frozen`,
+    destination: `stays there all the same`,
+    both: `runs there, its files are kept on ${source} too`,
+  };
+  return `did not become well on ${destination} (${detail}); it ${what[kept]}`;
 }
 
 /** Nothing is still under way when one of them has failed. */

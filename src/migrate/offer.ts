@@ -1,5 +1,6 @@
 /** What source and destination of a migration say to each other over the control API: schemas and their types. */
 import { z } from 'zod';
+import { healthPolicySchema } from './ownership.js';
 
 const digest = z.string().regex(/^blake3:[0-9a-f]{64}$/);
 const serviceName = z.string().regex(/^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$/i);
@@ -26,6 +27,7 @@ export const offerSchema = z.object({
     driver: z.string().min(1).max(32),
     settings: z.record(z.string().max(64), z.string().max(4096)),
     command: z.array(z.string().max(4096)).max(256),
+    health: healthPolicySchema.nullable(),
     epoch: z.number().int().nonnegative(),
   }),
   layers: z.array(offeredLayerSchema).min(1).max(16),

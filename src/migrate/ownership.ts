@@ -2,7 +2,27 @@
  * Who owns a service, behind the one interface that may know where that is kept: files of the agent by default; a fleet
  * may put it into a consistent store instead.
  */
+import { z } from 'zod';
 import { DeltahopError } from '../errors.js';
+
+/** How a service shows that it is well after a move, and what happens if it does not. */
+export const healthPolicySchema = z.strictObject({
+  /** The driver runs it within the service; exit code 0, a connection, or a status below 400 is good. */
+  probe: z
+    .string()
+    .max(1024)
+    .regex(
+      /^(tcp:\d{1,5}|http:\d{1,5}\/[!-~]*|exec:[^\0]+)$/,
+      'a health probe is tcp:PORT, http:PORT/PATH or exec:COMMAND',
+    ),
+  /** It must have held for so long. */
+  forMs: z.int().min(0).max(3_600_000),
+  /** By then. */
+  limitMs: z.int().min(1).max(3_600_000),
+  /** `ask`: both copies' files are kept for the operator; `keep`: the destination has it all the same; `back`: the source. */
+  ifFails: z.enum(['ask', 'keep', 'back']),
+});
+export type HealthPolicy = z.infer<typeof healthPolicySchema>;
 
 /** A service as one node knows it. */
 export interface ServiceRecord {
@@ -16,6 +36,8 @@ export interface ServiceRecord {
   /** Driver settings, as given by `--set`. */
   settings: Readonly<Record<string, string>>;
   command: readonly string[];
+  /** null: it is well while it runs. */
+  health: HealthPolicy | null;
   /** The owner counter: it only rises, by one with each hand-off. */
   epoch: number;
   /**

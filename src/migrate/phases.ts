@@ -45,7 +45,8 @@ export interface MigrationSummary {
   /** Names of the two nodes; the destination's is its address until it has told its name. */
   from: string;
   to: string;
-  result: 'moved' | 'failed';
+  /** `failed-health`: it runs at the destination, or did, and did not become well there. */
+  result: 'moved' | 'failed' | 'failed-health';
   totalMs: number;
   /** From the freeze to the first instruction at the destination; null if the service never stopped for good. */
   downtimeMs: number | null;
@@ -56,7 +57,9 @@ export interface MigrationSummary {
   phases: PhaseFigures[];
   /** What was expected, and what of it came true; null if nothing was, or nothing moved. */
   forecast: JudgedForecast | null;
-  /** Present if the migration failed. */
+  /** Present with `failed-health`. */
+  health?: { detail: string; kept: 'source' | 'destination' | 'both' };
+  /** Present unless the service moved and is well. */
   error?: { code: string; message: string; remedy: string };
 }
 

@@ -32,13 +32,13 @@ export async function survey(
     driver.measure(context.workload(record)),
     context.ownAddress(address),
   ]);
-  const { name, settings, command, epoch } = record;
+  const { name, settings, command, health, epoch } = record;
   const { memoryBytes, filesBytes } = size;
   const offer: Offer = {
     migration,
     sourceName: context.nodeName,
     sourceAddress,
-    service: { name, driver: record.driver, settings: { ...settings }, command: [...command], epoch },
+    service: { name, driver: record.driver, settings: { ...settings }, command: [...command], health, epoch },
     layers,
     machine,
     instance: { memoryBytes, filesBytes },

@@ -145,6 +145,11 @@ export interface WorkloadDriver {
   remove(workload: Workload): Promise<void>;
   /** Why this running service can not move, each reason with its way out; empty if it can. */
   obstacles(workload: Workload): Promise<readonly Capability[]>;
+  /**
+   * Tries whether a running service is well: `tcp:PORT`, `http:PORT/PATH` or `exec:COMMAND`, all within the service.
+   * @returns null if it is, else why not.
+   */
+  probe(workload: Workload, probe: string): Promise<string | null>;
   /** What matters of this machine to one that would take over a service from it, or give it one. */
   machine(): Promise<MachineFacts>;
   /** Whether a service that runs on a machine like `source` could run on here: every finding, good ones too. */

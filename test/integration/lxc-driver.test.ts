@@ -2,6 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdir, rename, rm } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -285,6 +286,49 @@ function limitOf(service: Workload, controller: string, v1: string, v2: string):
   return readFileSync(existsSync(old) ? old : join('/sys/fs/cgroup', name, v2), 'utf8').trim();
 }
 
+check('probes a service from within it', async () => {
+  const service = workload('probed', 'a', { ip: '10.91.0.23/24' });
+  assert.match((await driver.probe(service, 'tcp:7')) ?? '', /stopped/);
+  await driver.start(service);
+  await counts(service);
+  assert.is(await driver.probe(service, 'tcp:7'), null);
+  assert.match((await driver.probe(service, 'tcp:9')) ?? '', /ECONNREFUSED/);
+  assert.match((await driver.probe(service, 'http:9/x')) ?? '', /ECONNREFUSED/);
+  assert.is(await driver.probe(service, 'exec:test -e /count && ! test -e /home/nobody'), null);
+  assert.match((await driver.probe(service, 'exec:echo it is ill >&2; exit 3')) ?? '', /it is ill/);
+  await driver.stop(service);
+});
+
+check('says what stands between two machines', async () => {
+  const facts = await driver.machine();
+  const service = workload('stranger', 'a', { ip: '10.91.0.24/24' });
+  const bad = async (change: Record<string, string>, settings = service): Promise<string[]> => {
+    const findings = await driver.admits({ ...facts, ...change }, settings);
+    return findings.filter(({ ok }) => !ok).map(({ name }) => name);
+  };
+  assert.equal(await bad({}), []);
+  // Words of capabilities that no processor has, in CRIU's cpuinfo.img: each is a varint after the byte 0x30.
+  const cpu = Buffer.from(facts['cpu'] ?? '', 'base64');
+  const rich = Buffer.from(cpu.map((byte, at) => (at > 0 && cpu[at - 1] === 0x30 && byte < 0x80 ? 0x7f : byte)));
+  assert.equal(await bad({ cpu: rich.toString('base64') }), ['cpu']);
+  assert.equal(await bad({ architecture: 'pdp11', cgroup: 'v3', criu: '99.1', lsm: 'apparmor' }), [
+    'architecture',
+    'cgroup',
+    'criu version',
+    'lsm',
+  ]);
+  assert.equal(await bad({}, { ...service, settings: { ip: '10.91.0.24/24', bridge: 'nobridge' } }), ['bridge']);
+  assert.equal(await bad({}, { ...service, settings: { ip: '10.91.0.1/24' } }), ['address']);
+  const holder = workload('holder', 'a', { ip: '10.91.0.25/24' });
+  await driver.start(holder);
+  await counts(holder);
+  assert.equal(await bad({}, { ...service, settings: { ip: '10.91.0.25/24' } }), ['address'], 'another has it');
+  assert.equal(await bad({}, holder), [], 'it is its own');
+  const { memoryBytes, memorySample } = await driver.measure(holder);
+  assert.ok(memoryBytes > 1 << 20 && memorySample.length > 1 << 16 && memorySample.length <= 3 << 20);
+  await driver.stop(holder);
+});
+
 check('says why a service does not start', async () => {
   const service = { ...workload('broken', 'a'), command: ['/no/such/program'] };
   const error = await rejection(driver.start(service));
@@ -458,6 +502,39 @@ check('without CRIU the error says so, and the service runs on', async () => {
   await frozen.abort();
   await counts(service);
   await driver.stop(service);
+});
+
+check('a restore waits for its memory at a gate, and leaves nothing if it is given up or bereft there', async () => {
+  const [a, b] = [workload('gated', 'a'), workload('gated', 'b')];
+  await driver.start(a);
+  await counts(a);
+  const early = await driver.freeze(a, AbortSignal.timeout(30_000));
+  const at = count(a);
+  await early.memory();
+  await copyInstance(a, b);
+  await rename(join(b.path, 'memory'), join(b.path, 'kept-back'));
+  await mkdir(join(b.path, 'memory'));
+  await dieAfter('arrange', b);
+  assert.equal(await driver.inspect(b), { state: 'stopped', pid: null });
+  await driver.recover(b);
+  const given = await driver.arrange(b, AbortSignal.timeout(30_000));
+  await given.abandon();
+  assert.equal(await driver.inspect(b), { state: 'stopped', pid: null });
+  const empty = await rejection(prepare(b));
+  assert.ok(isDeltahopError(empty, 'DELTAHOP_E_RESTORE'));
+  assert.match(empty.message, /no complete image/);
+  const arranged = await driver.arrange(b, AbortSignal.timeout(30_000));
+  const busy = await rejection(driver.arrange(b, AbortSignal.timeout(1000)));
+  assert.ok(isDeltahopError(busy, 'DELTAHOP_E_BUSY'));
+  await rm(join(b.path, 'memory'), { recursive: true });
+  await rename(join(b.path, 'kept-back'), join(b.path, 'memory'));
+  const prepared = await arranged.prepare(AbortSignal.timeout(30_000));
+  assert.is((await driver.inspect(b)).state, 'frozen');
+  await early.commit();
+  await prepared.commit();
+  await counts(b);
+  assert.is(count(a), at);
+  await driver.stop(b);
 });
 
 check('if the agent dies and stays dead, a frozen service resumes and a held one is ended', async () => {

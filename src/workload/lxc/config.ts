@@ -24,9 +24,14 @@ export interface LxcNetwork {
   mac: string;
   /** `bridge`: the bridge that it hangs on, which must be there on every node; br0 unless told. */
   bridge: string;
+  /**
+   * `tcp`: what becomes of open connections in a move. `keep`, unless told: they go on, which takes an address that
+   * follows. `close`: both ends see them closed, at once rather than by waiting.
+   */
+  tcp: 'keep' | 'close';
 }
 
-const keys = ['ip', 'gateway', 'mac', 'bridge', 'memory', 'cpus', 'hostname'] as const;
+const keys = ['ip', 'gateway', 'mac', 'bridge', 'tcp', 'memory', 'cpus', 'hostname'] as const;
 
 /**
  * Reads the settings of a service.
@@ -44,7 +49,7 @@ export function parseSettings(name: string, settings: Readonly<Record<string, st
     throw invalid('hostname', `must be 1 to 63 letters, digits and inner hyphens, not ${quoted(hostname)}`);
   }
   if (ip === undefined) {
-    for (const key of ['gateway', 'mac', 'bridge'] as const) {
+    for (const key of ['gateway', 'mac', 'bridge', 'tcp'] as const) {
       if (settings[key] !== undefined) throw invalid(key, 'means nothing without ip=ADDRESS/PREFIX');
     }
   }
@@ -61,7 +66,8 @@ function parseNetwork(name: string, ip: string, settings: Readonly<Record<string
   if (!isIPv4(address) || Number(prefix) < 1 || Number(prefix) > 32) {
     throw invalid('ip', `must be an IPv4 address with a prefix length, like 10.0.0.5/24, not ${quoted(ip)}`);
   }
-  const { gateway, bridge = 'br0', mac = macOf(name) } = settings;
+  const { gateway, bridge = 'br0', tcp = 'keep', mac = macOf(name) } = settings;
+  if (tcp !== 'keep' && tcp !== 'close') throw invalid('tcp', `must be keep or close, not ${quoted(tcp)}`);
   if (gateway !== undefined && !isIPv4(gateway)) {
     throw invalid('gateway', `must be an IPv4 address, not ${quoted(gateway)}`);
   }
@@ -74,7 +80,7 @@ function parseNetwork(name: string, ip: string, settings: Readonly<Record<string
   if ((Number.parseInt(mac.slice(0, 2), 16) & 1) === 1) {
     throw invalid('mac', `must not be a group address (its first pair must be even), unlike ${mac}`);
   }
-  return { address: ip, gateway: gateway ?? null, mac: mac.toLowerCase(), bridge };
+  return { address: ip, gateway: gateway ?? null, mac: mac.toLowerCase(), bridge, tcp };
 }
 
 /** An Ethernet address made of a name: locally administered, and the same wherever it is made. */

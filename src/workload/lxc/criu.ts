@@ -105,16 +105,21 @@ export function compareVersions(a: string, b: string): number {
   return 0;
 }
 
-/**
- * Options for CRIU_CONFIG_FILE, which CRIU reads beside the command line that LXC makes (criu(8)).
- *
- * @param cgroupRoot see Cgroup.unifiedRoot; of a restore only.
- */
-export function criuConfig(criu: Criu, cgroupRoot: string | null = null): string {
+/** What a restore asks of CRIU beside what a dump does. */
+export interface RestoreOptions {
+  /** See Cgroup.unifiedRoot. */
+  cgroupRoot: string | null;
+  /** Connections come back closed. */
+  closeTcp: boolean;
+}
+
+/** Options for CRIU_CONFIG_FILE, which CRIU reads beside the command line that LXC makes (criu(8)). */
+export function criuConfig(criu: Criu, restore: RestoreOptions | null = null): string {
   // Deleted files that are still open travel in the image up to this size; CRIU's own bound, 1 MiB, is less than many
   // a temporary file.
-  const root = cgroupRoot === null ? '' : `cgroup-root ${cgroupRoot}\n`;
-  return `network-lock ${criu.networkLock}\nghost-limit 256M\n${root}`;
+  const root = restore?.cgroupRoot == null ? '' : `cgroup-root ${restore.cgroupRoot}\n`;
+  const tcp = restore?.closeTcp === true ? 'tcp-close\n' : '';
+  return `network-lock ${criu.networkLock}\nghost-limit 256M\n${root}${tcp}`;
 }
 
 /** Errors that CRIU logs though nothing is wrong, or that only say that an earlier one happened. */

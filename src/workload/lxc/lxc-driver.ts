@@ -38,6 +38,7 @@ import { type LxcLayout, lxcLayout } from './layout.js';
 import { differences, machineFacts, networkFindings } from './machine.js';
 import { obstaclesOf } from './obstacles.js';
 import { mountOverlay, unmountOverlay } from './overlay.js';
+import { probeContainer } from './probe.js';
 import { isSameAlive, processState } from './process.js';
 
 /** Bounds, in milliseconds, of what LXC and CRIU may take. A large image on a slow disk takes minutes. */
@@ -157,6 +158,13 @@ export class LxcDriver implements WorkloadDriver {
   async obstacles(workload: Workload): Promise<readonly Capability[]> {
     const cgroup = await Cgroup.of(lxcLayout(workload).id);
     return obstaclesOf(await cgroup.processes());
+  }
+
+  async probe(workload: Workload, probe: string): Promise<string | null> {
+    const { network } = parseSettings(workload.name, workload.settings);
+    const { state, pid } = await this.inspect(workload);
+    if (pid === null || state !== 'running') return `${workload.name} is ${state}`;
+    return await probeContainer(pid, probe, network?.address.split('/')[0] ?? '127.0.0.1');
   }
 
   machine(): Promise<MachineFacts> {
@@ -520,7 +528,10 @@ export class LxcDriver implements WorkloadDriver {
       kind: 'prepare',
       command,
       criuProgram: criu.program,
-      criuConfig: criuConfig(criu, cgroup.unifiedRoot),
+      criuConfig: criuConfig(criu, {
+        cgroupRoot: cgroup.unifiedRoot,
+        closeTcp: settings.network?.tcp === 'close',
+      }),
       freezer: { directory: cgroup.intendedPayload, version: cgroup.version },
       network: networkOf(layout, settings.network),
     });

@@ -24,6 +24,8 @@ export const smallProbe: ProbeSizes = { baseMib: 2, appMib: 1, memoryMib: 4, cha
 /** How a bench is made. */
 export interface BenchOptions extends TestbedOptions {
   sizes?: Partial<ProbeSizes>;
+  /** More options of `deltahop service add`. */
+  serviceOptions?: readonly string[];
   /** What is done before the agents start. */
   prepare?: (testbed: Testbed) => Promise<void>;
 }
@@ -40,12 +42,12 @@ export class ProbeBench {
     this.client = client;
   }
 
-  static async create({ sizes, prepare, ...options }: BenchOptions = {}): Promise<ProbeBench> {
+  static async create({ sizes, serviceOptions = [], prepare, ...options }: BenchOptions = {}): Promise<ProbeBench> {
     const testbed = await Testbed.create(options);
     try {
       await prepare?.(testbed);
       await Promise.all([testbed.a.startAgent(), testbed.b.startAgent()]);
-      const service = await ProbeService.start(testbed, testbed.a, { ...smallProbe, ...sizes });
+      const service = await ProbeService.start(testbed, testbed.a, { ...smallProbe, ...sizes }, serviceOptions);
       const client = await service.watch(testbed);
       return new ProbeBench(testbed, service, client);
     } catch (error) {

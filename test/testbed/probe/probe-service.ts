@@ -116,8 +116,13 @@ export class ProbeService {
     this.host = host;
   }
 
-  /** Imports the layers into `node`, adds the service there and starts it. */
-  static async start(testbed: Testbed, node: TestbedNode, sizes: ProbeSizes): Promise<ProbeService> {
+  /** Imports the layers into `node`, adds the service there (with more `options`) and starts it. */
+  static async start(
+    testbed: Testbed,
+    node: TestbedNode,
+    sizes: ProbeSizes,
+    options: readonly string[] = [],
+  ): Promise<ProbeService> {
     const service = new ProbeService(`probe-${testbed.id}`, '10.77.0.10');
     const trees = join(testbed.directory, 'probe-trees');
     const { base, app } = await makeProbeTrees(trees, sizes);
@@ -126,7 +131,7 @@ export class ProbeService {
     await rm(trees, { recursive: true });
     await mustRun(node, [
       ...['service', 'add', service.name, '--driver', 'lxc', '--base', 'probe-base', '--app', 'probe-app'],
-      ...['--set', `ip=${service.host}/24`],
+      ...['--set', `ip=${service.host}/24`, ...options],
       ...['--', '/opt/probe/probe', `${port}`, `${sizes.memoryMib}`, `${sizes.changes}`],
     ]);
     await mustRun(node, ['service', 'start', service.name]);
@@ -134,11 +139,16 @@ export class ProbeService {
   }
 
   /** Starts a user of it; resolves once it counts. */
-  async watch(testbed: Testbed): Promise<ProbeClient> {
-    const argv = [process.execPath, clientProgram, this.host, `${port}`];
+  watch(testbed: Testbed): Promise<ProbeClient> {
+    return this.watchAt(testbed, this.host);
+  }
+
+  /** The same of a probe at another address. */
+  async watchAt(testbed: Testbed, host: string): Promise<ProbeClient> {
+    const argv = [process.execPath, clientProgram, host, `${port}`];
     const client = new ProbeClient(testbed.user.spawnInUser(argv, { stdio: ['pipe', 'pipe', 'inherit'] }));
     for (const deadline = Date.now() + 15_000; (await client.report()).answered === 0; ) {
-      if (Date.now() > deadline) throw new Error(`${this.name} does not answer its user`);
+      if (Date.now() > deadline) throw new Error(`the probe at ${host} does not answer its user`);
       await sleep(50);
     }
     return client;

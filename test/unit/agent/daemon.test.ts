@@ -10,7 +10,7 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { LocalClient, PeerConnection } from '../../../src/agent/client.js';
 import { Agent } from '../../../src/agent/daemon.js';
-import type { StreamedEvent } from '../../../src/agent/messages.js';
+import type { MigrateOptions, ServiceAdd, StreamedEvent } from '../../../src/agent/messages.js';
 import { type ErrorCode, isDeltahopError } from '../../../src/errors.js';
 import { makeApp, makeBase, scratchDirectory } from '../layers/scratch.js';
 
@@ -101,7 +101,15 @@ test('layers are imported, listed and removed', async () => {
 test('services are added, shown and removed, and hold their layers', async () => {
   await imported('base', 'b2', null, baseTree);
   await imported('app', 'a2', 'b2', appTree);
-  const web = { name: 'web', driver: 'lxc', base: 'b2', app: 'a2', settings: {}, command: ['/bin/sleep', '1'] };
+  const web = {
+    name: 'web',
+    driver: 'lxc',
+    base: 'b2',
+    app: 'a2',
+    settings: {},
+    command: ['/bin/sleep', '1'],
+    health: null,
+  };
   const added = await client.addService(web);
   assert.equal([added.state, added.ownership, added.epoch], ['stopped', 'owned', 1]);
   assert.equal((await client.service('web')).command, web.command);
@@ -130,6 +138,7 @@ test('a service that cannot be is refused by name', async () => {
     app: 'a3',
     settings: {} as Record<string, string>,
     command: ['/bin/true'],
+    health: null as ServiceAdd['health'],
   };
   const refusals: [Partial<typeof web>, ErrorCode, RegExp][] = [
     [{ name: 'a/b' }, 'DELTAHOP_E_INVALID_ARGUMENT', /name: a service name/],
@@ -137,6 +146,11 @@ test('a service that cannot be is refused by name', async () => {
     [{ name: 'w'.repeat(33) }, 'DELTAHOP_E_INVALID_ARGUMENT', /name: a service name/],
     [{ command: [] }, 'DELTAHOP_E_INVALID_ARGUMENT', /command: needs a command/],
     [{ command: ['a\0b'] }, 'DELTAHOP_E_INVALID_ARGUMENT', /NUL/],
+    [
+      { health: { probe: 'udp:53', forMs: 1, limitMs: 1, ifFails: 'ask' } },
+      'DELTAHOP_E_INVALID_ARGUMENT',
+      /a health probe is/,
+    ],
     [{ driver: 'vm' }, 'DELTAHOP_E_UNSUPPORTED', /no driver vm/],
     [{ base: 'a3' }, 'DELTAHOP_E_INVALID_ARGUMENT', /a3 is of kind app, not base/],
     [{ app: 'b3' }, 'DELTAHOP_E_INVALID_ARGUMENT', /b3 is of kind base, not app/],
@@ -151,17 +165,19 @@ test('a service that cannot be is refused by name', async () => {
   for (const name of ['a3', 'b3', 'b4']) await client.removeLayer(name);
 });
 
+const order = (to: string): MigrateOptions => ({ to, onCommit: null, maxDowntimeMs: 1000 });
+
 test('a migration that cannot begin fails in its summary, and the service is free again', async () => {
   await imported('base', 'b5', null, baseTree);
   await imported('app', 'a5', 'b5', appTree);
-  const web = { name: 'web', driver: 'lxc', base: 'b5', app: 'a5', settings: {}, command: ['/bin/true'] };
+  const web = { name: 'web', driver: 'lxc', base: 'b5', app: 'a5', settings: {}, command: ['/bin/true'], health: null };
   await client.addService(web);
-  const summary = await lastOf(client.migrate('web', '127.0.0.1:1'));
+  const summary = await lastOf(client.migrate('web', order('127.0.0.1:1')));
   assert.equal([summary.type, summary['result'], summary['service']], ['summary', 'failed', 'web']);
   assert.is((summary['error'] as { code: string }).code, 'DELTAHOP_E_NOT_RUNNING');
   assert.is((await client.service('web')).operation, null);
-  await rejects(lastOf(client.migrate('web', 'nowhere')), 'DELTAHOP_E_INVALID_ARGUMENT', /not an address/);
-  const refused = await lastOf(client.migrate('nobody', '127.0.0.1:1'));
+  await rejects(lastOf(client.migrate('web', order('nowhere'))), 'DELTAHOP_E_INVALID_ARGUMENT', /not an address/);
+  const refused = await lastOf(client.migrate('nobody', order('127.0.0.1:1')));
   assert.is((refused['error'] as { code: string }).code, 'DELTAHOP_E_NOT_FOUND');
   await client.removeService('web');
   await client.removeLayer('a5');

@@ -33,7 +33,17 @@ async function newStore(): Promise<{ store: ServiceStore; path: string }> {
 
 function record(name: string, epoch = 1): ServiceRecord {
   const owned = { ownership: 'owned', movedTo: null } as const;
-  return { name, driver: 'lxc', base, app, settings: { memory: '64M' }, command: ['/bin/true'], epoch, ...owned };
+  return {
+    name,
+    driver: 'lxc',
+    base,
+    app,
+    settings: { memory: '64M' },
+    command: ['/bin/true'],
+    health: null,
+    epoch,
+    ...owned,
+  };
 }
 
 async function rejects(work: Promise<unknown>, code: ErrorCode, message: RegExp): Promise<void> {

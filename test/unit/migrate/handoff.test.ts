@@ -22,6 +22,7 @@ const owned: ServiceRecord = {
   app: `blake3:${'b'.repeat(64)}`,
   settings: {},
   command: ['/bin/server'],
+  health: null,
   epoch: 4,
   ownership: 'owned',
   movedTo: null,
@@ -128,6 +129,7 @@ class Source {
       validateSettings: notHere,
       create: notHere,
       start: notHere,
+      probe: notHere,
       machine: notHere,
       admits: notHere,
       measure: notHere,
@@ -223,7 +225,8 @@ test('the decision is on disk before the barrier hears it, and the service is de
     'destination is told while it is stopped here',
   ]);
   assert.equal([node.record.epoch, node.record.ownership, node.record.movedTo], [5, 'departed', 'edge-b:7701']);
-  assert.is(await node.outgoing.verify(id, node.peer), null);
+  const { healthy, kept } = await node.outgoing.verify(id, node.peer);
+  assert.equal([healthy, kept], [true, 'destination']);
   assert.is(node.journalled, 'healthy');
 });
 
@@ -332,6 +335,56 @@ test('an operator need not wait for a job that tells a destination which is gone
   assert.ok(isDeltahopError(await job, 'DELTAHOP_E_LINK'));
   await node.outgoing.resolve(id, 'source');
   assert.equal([node.state, node.record.epoch], ['running', 6]);
+  await node.outgoing.close();
+});
+
+for (const [ifFails, kept, journalled, owner] of [
+  ['ask', 'both', 'committed', 'departed'],
+  ['keep', 'destination', 'healthy', 'departed'],
+  ['back', 'source', 'aborted', 'owned'],
+] as const) {
+  test(`a service that does not become well: ${ifFails}`, async () => {
+    const node = await source();
+    node.record = { ...owned, health: { probe: 'tcp:1', forMs: 1, limitMs: 1, ifFails } };
+    await node.outgoing.decide(id, await node.freeze());
+    await node.outgoing.complete(id, node.peer, () => {}, never);
+    node.peer.health = async () => ({ healthy: false, detail: 'nobody listens' });
+    const outcome = await node.outgoing.verify(id, node.peer);
+    assert.equal(outcome, { healthy: false, detail: 'nobody listens', kept });
+    assert.equal([node.journalled, node.record.ownership], [journalled, owner]);
+    // The copy there has ended before this one begins.
+    const steps = ifFails === 'back' ? ['destination cedes to 6', 'restored here'] : [];
+    assert.equal(node.steps.slice(2), steps);
+    if (ifFails !== 'ask') return;
+    await node.outgoing.resolve(id, 'source');
+    assert.equal(node.steps.slice(2), ['destination cedes to 6', 'restored here']);
+    assert.equal([node.state, node.record.ownership, node.record.epoch], ['running', 'owned', 6]);
+    await node.outgoing.close();
+  });
+}
+
+test('a destination that can not be told to give it back keeps it', async () => {
+  const node = await source();
+  node.record = { ...owned, health: { probe: 'tcp:1', forMs: 1, limitMs: 1, ifFails: 'back' } };
+  await node.outgoing.decide(id, await node.freeze());
+  await node.outgoing.complete(id, node.peer, () => {}, never);
+  node.peer.health = () => Promise.reject(new DeltahopError('DELTAHOP_E_LINK', 'silent'));
+  node.peer.cede = () => Promise.reject(new DeltahopError('DELTAHOP_E_LINK', 'silent'));
+  const { healthy, kept } = await node.outgoing.verify(id, node.peer);
+  assert.equal([healthy, kept, node.journalled, node.state], [false, 'both', 'committed', 'stopped']);
+});
+
+test('a crash after the destination has given it back: it goes on here', async () => {
+  const node = await source();
+  await node.outgoing.decide(id, await node.freeze());
+  await node.outgoing.complete(id, node.peer, () => {}, never);
+  node.peer.health = () => Promise.reject(new DeltahopError('DELTAHOP_E_NOT_RUNNING', 'it was given back'));
+  await node.restart();
+  await node.outgoing.recoverHere();
+  node.outgoing.pursueAll();
+  await until(() => node.state === 'running');
+  await until(() => node.journalled === 'aborted');
+  assert.equal([node.record.ownership, node.record.epoch], ['owned', 6]);
   await node.outgoing.close();
 });
 

@@ -25,7 +25,7 @@ const offer: Offer = {
   migration: id,
   sourceName: 'edge-a',
   sourceAddress: '10.0.0.1:7701',
-  service: { name: 'web', driver: 'paper', settings: {}, command: ['/bin/server'], epoch: 4 },
+  service: { name: 'web', driver: 'paper', settings: {}, command: ['/bin/server'], health: null, epoch: 4 },
   layers: [
     { ...layer, kind: 'base', digest: base },
     { ...layer, kind: 'app', digest: app },
@@ -33,6 +33,8 @@ const offer: Offer = {
   machine: { cpu: 'paper' },
   instance: { memoryBytes: 1, filesBytes: 1 },
 };
+
+const policy = { probe: 'tcp:1', forMs: 1, limitMs: 1, ifFails: 'ask' } as const;
 
 /** A destination whose container, layers and source are on paper, with the real journal. */
 class Destination {
@@ -69,6 +71,7 @@ class Destination {
     const driver: Partial<WorkloadDriver> = {
       name: 'paper',
       capabilities: async () => [],
+      probe: async () => 'nobody listens',
       machine: async () => ({ cpu: 'cardboard' }),
       admits: async (source) => [
         {
@@ -352,6 +355,25 @@ test('it yields to a source that an operator chose', async () => {
   assert.is(await refusalOf(node.incoming.cede(record, 5)), 'DELTAHOP_E_EPOCH');
   await node.incoming.cede(record, 6);
   assert.equal([node.state, node.record?.ownership, node.record?.epoch], ['stopped', 'departed', 6]);
+  // Its source may have crashed before it heard so, and asks how the service is.
+  assert.is(await refusalOf(node.incoming.health(id)), 'DELTAHOP_E_NOT_RUNNING');
+  assert.is(await refusalOf(node.incoming.commit(id)), 'DELTAHOP_E_NOT_RUNNING');
+});
+
+test('a service is as well as its probe says; one without a probe is while it runs', async () => {
+  const probed = { ...offer, service: { ...offer.service, health: { ...policy } } };
+  for (const [offered, detail] of [
+    [offer, 'web is running'],
+    [probed, 'tcp:1: nobody listens'],
+  ] as const) {
+    const node = new Destination();
+    await node.restart();
+    await node.incoming.offer(offered);
+    await node.incoming.prepare(id);
+    assert.is((await node.incoming.health(id)).healthy, false);
+    await node.incoming.commit(id);
+    assert.equal(await node.incoming.health(id), { healthy: offered === offer, detail });
+  }
 });
 
 test.run();

@@ -24,12 +24,13 @@ test('all settings are read', () => {
     gateway: '10.77.0.1',
     mac: '02:0A:4D:00:00:10',
     bridge: 'br1',
+    tcp: 'close',
     memory: '1G',
     cpus: '1.5',
     hostname: 'edge-web',
   });
   assert.equal(settings, {
-    network: { address: '10.77.0.10/24', gateway: '10.77.0.1', mac: '02:0a:4d:00:00:10', bridge: 'br1' },
+    network: { address: '10.77.0.10/24', gateway: '10.77.0.1', mac: '02:0a:4d:00:00:10', bridge: 'br1', tcp: 'close' },
     memoryBytes: 2 ** 30,
     cpus: 1.5,
     hostname: 'edge-web',
@@ -55,6 +56,7 @@ test('each bad setting is refused by its name', () => {
     [{ gateway: '10.0.0.1' }, /setting gateway means nothing without ip/],
     [{ ip: '10.0.0.5/24', bridge: 'a bridge' }, /setting bridge /],
     [{ ip: '10.0.0.5/24', bridge: 'br0123456789abcdef' }, /setting bridge /],
+    [{ ip: '10.0.0.5/24', tcp: 'perhaps' }, /setting tcp must be keep or close/],
     [{ ip: '10.0.0.5/24', mac: '02:00:00:00:00' }, /setting mac /],
     [{ ip: '10.0.0.5/24', mac: '01:00:00:00:00:01' }, /setting mac .*group/],
     [{ memory: '12X' }, /setting memory /],
