@@ -3,6 +3,7 @@ import cliProgress from 'cli-progress';
 import prettyBytes from 'pretty-bytes';
 import prettyMs from 'pretty-ms';
 import type { ErrorBody, StreamedEvent } from '../agent/messages.js';
+import { Pace } from '../migrate/pace.js';
 
 /** A stream to write to. */
 export interface Output {
@@ -188,6 +189,8 @@ interface Measured {
   doneBytes: number;
   /** 0 while not known. */
   totalBytes: number;
+  /** Of a migration; 0 while not known. */
+  expectedDowntimeMs: number;
 }
 
 function measured(event: StreamedEvent): Measured {
@@ -199,28 +202,17 @@ function measured(event: StreamedEvent): Measured {
     what: printable(phase === '' || phase === what ? what : `${phase} ${what}`),
     doneBytes: number(event, 'doneBytes'),
     totalBytes: number(event, 'totalBytes'),
+    expectedDowntimeMs: number(event, 'expectedDowntimeMs'),
   };
 }
 
-/** How fast something goes, and how long it will still take, from its own beginning on. */
-class Pace {
-  #what = '';
-  #startedAtMs = 0;
-  #startBytes = 0;
-
-  text({ what, doneBytes, totalBytes }: Measured): string {
-    const nowMs = performance.now();
-    if (what !== this.#what || doneBytes < this.#startBytes) {
-      this.#what = what;
-      this.#startedAtMs = nowMs;
-      this.#startBytes = doneBytes;
-    }
-    const perMs = (doneBytes - this.#startBytes) / (nowMs - this.#startedAtMs);
-    const amount = totalBytes > 0 ? `${bytesText(doneBytes)} of ${bytesText(totalBytes)}` : bytesText(doneBytes);
-    if (!(perMs > 0) || !Number.isFinite(perMs)) return amount;
-    const eta = totalBytes > doneBytes ? `, ${durationText((totalBytes - doneBytes) / perMs)} left` : '';
-    return `${amount}, ${bytesText(perMs * 1000)}/s${eta}`;
-  }
+function paceText(pace: Pace, { what, doneBytes, totalBytes, expectedDowntimeMs }: Measured): string {
+  const { bytesPerSecond, etaMs } = pace.measure(what, doneBytes, totalBytes);
+  const parts = [totalBytes > 0 ? `${bytesText(doneBytes)} of ${bytesText(totalBytes)}` : bytesText(doneBytes)];
+  if (bytesPerSecond !== null) parts.push(`${bytesText(bytesPerSecond)}/s`);
+  if (etaMs !== null) parts.push(`${durationText(etaMs)} left`);
+  if (expectedDowntimeMs > 0) parts.push(`will be down for ${durationText(expectedDowntimeMs)}`);
+  return parts.join(', ');
 }
 
 class Bar {
@@ -233,7 +225,7 @@ class Bar {
   }
 
   update(progress: Measured): void {
-    const payload = { what: progress.what, pace: this.#pace.text(progress) };
+    const payload = { what: progress.what, pace: paceText(this.#pace, progress) };
     const total = Math.max(progress.totalBytes, progress.doneBytes, 1);
     if (this.#bar === null) {
       this.#bar = new cliProgress.SingleBar({
@@ -267,7 +259,7 @@ class PlainProgress {
   }
 
   update(progress: Measured): void {
-    const pace = this.#pace.text(progress);
+    const pace = paceText(this.#pace, progress);
     if (performance.now() - this.#shownAtMs < plainProgressMs) return;
     this.#shownAtMs = performance.now();
     this.#stream.write(`${progress.what}: ${pace}\n`);

@@ -17,6 +17,7 @@ import {
 import type { HealthOutcome, MigrationContext, Outgoing, PeerLink } from './handoff.js';
 import { type CommitReply, instanceSlot, layerSlot, type OfferedLayer, type OfferReply } from './offer.js';
 import { ownedService, type ServiceRecord } from './ownership.js';
+import { Pace } from './pace.js';
 import { type ByteCounters, type MigrationEvent, type MigrationSummary, PhaseLog, type PhaseName } from './phases.js';
 import { examineSource, refuseFindings } from './preflight.js';
 import { judgeRounds, outlook, type RoundFigures } from './rounds.js';
@@ -58,6 +59,9 @@ export class Migration {
   #health: Exclude<MigrationSummary['health'], undefined> | null = null;
   #inputs: ForecastInputs | null = null;
   #forecast: Forecast | null = null;
+  readonly #pace = new Pace();
+  /** The downtime, by the newest forecast. */
+  #expectedMs: number | null = null;
   /** The best that the link has carried, bytes a millisecond. */
   #bestRate = 0;
 
@@ -182,6 +186,7 @@ export class Migration {
     const link = { roundTripMs: await roundTripMs(this.#destination), bytesPerMs };
     this.#inputs = await forecastInputs(this.#context, surveyed, reply, link);
     this.#forecast = forecast(this.#inputs);
+    this.#expectedMs = this.#forecast.downtimeMs.expected;
     this.#onEvent({ type: 'forecast', ...this.#forecast });
   }
 
@@ -206,13 +211,14 @@ export class Migration {
       };
       rounds.push(figures);
       const verdict = judgeRounds(rounds);
+      this.#expectedMs = this.#expectedDowntimeMs(rounds) ?? this.#expectedMs;
       this.#onEvent({
         type: 'round',
         round: rounds.length,
         bytesSent: figures.bytesSent,
         ms: Math.round(figures.sendMs),
         pausedMs,
-        expectedDowntimeMs: this.#expectedDowntimeMs(rounds),
+        expectedDowntimeMs: this.#expectedMs,
         next: verdict.go ? 'round' : verdict.why,
       });
       if (!verdict.go) return;
@@ -328,7 +334,15 @@ export class Migration {
     const report = await this.#transfers.send(slot, path, {
       ...options,
       onProgress: ({ doneBytes, totalBytes }) =>
-        this.#onEvent({ type: 'progress', phase, what: slot, doneBytes, totalBytes }),
+        this.#onEvent({
+          type: 'progress',
+          phase,
+          what: slot,
+          doneBytes,
+          totalBytes,
+          ...this.#pace.measure(`${phase} ${slot}`, doneBytes, totalBytes),
+          expectedDowntimeMs: this.#expectedMs,
+        }),
     });
     if (report.bytesSent >= rateSampleBytes) this.#bestRate = Math.max(this.#bestRate, report.bytesSent / report.ms);
     return report;

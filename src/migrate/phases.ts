@@ -2,6 +2,7 @@
 
 import type { DowntimeStage } from './downtime.js';
 import type { Forecast, JudgedForecast } from './forecast.js';
+import type { PaceFigures } from './pace.js';
 
 /** Phases in the order of the design's flow. */
 export type PhaseName = 'preflight' | 'base' | 'app' | 'rounds' | 'freeze' | 'final' | 'hand-off' | 'verify';
@@ -25,7 +26,7 @@ export type MigrationEvent =
   | { type: 'phase'; name: PhaseName; state: 'start' }
   | ({ type: 'phase'; state: 'end' } & PhaseFigures)
   | ({ type: 'forecast' } & Forecast)
-  /** `expectedDowntimeMs`: if the service were frozen now; null after the first round, which does not tell. */
+  /** `expectedDowntimeMs`: if the service were frozen now. */
   | {
       type: 'round';
       round: number;
@@ -35,7 +36,15 @@ export type MigrationEvent =
       expectedDowntimeMs: number | null;
       next: string;
     }
-  | { type: 'progress'; phase: PhaseName; what: string; doneBytes: number; totalBytes: number }
+  /** `expectedDowntimeMs`: by the newest forecast; null before the first. */
+  | ({
+      type: 'progress';
+      phase: PhaseName;
+      what: string;
+      doneBytes: number;
+      totalBytes: number;
+      expectedDowntimeMs: number | null;
+    } & PaceFigures)
   | { type: 'warning'; message: string };
 
 /** The last word of a migration. */
