@@ -235,11 +235,12 @@ export class Migration {
   async #freezeAndHandOff(driver: WorkloadDriver, workload: Workload, cancelled: AbortSignal): Promise<void> {
     const { maxDowntimeMs } = this.#order;
     await this.#outgoing.markFrozen(this.id);
+    const frozen = await this.#phases.run('freeze', () => driver.freeze(workload, cancelled));
     const overdue = new AbortController();
     const why = `${this.#service} stood still for ${maxDowntimeMs} ms, which is its bound, and runs on here`;
-    const timer = setTimeout(() => overdue.abort(new DeltahopError('DELTAHOP_E_TIMEOUT', why)), maxDowntimeMs);
+    const end = (): void => overdue.abort(new DeltahopError('DELTAHOP_E_TIMEOUT', why));
+    const timer = setTimeout(end, Math.max(0, frozen.frozenAtMs + maxDowntimeMs - Date.now()));
     const signal = AbortSignal.any([cancelled, overdue.signal]);
-    const frozen = await this.#phases.run('freeze', () => driver.freeze(workload, signal));
     const at = { frozenAtMs: frozen.frozenAtMs };
     let decided = false;
     try {
@@ -279,7 +280,7 @@ export class Migration {
       // Only a head start: if it fails, so does the restore, which says why.
       void this.#destination.arrange(this.id).catch(() => {});
     };
-    const [memory] = await allSettledOrThrow([frozen.memory(), sendFiles()]);
+    const [memory] = await allSettledOrThrow([frozen.memory(signal), sendFiles()]);
     const savedAtMs = Date.now();
     if (memory.filesChanged) await sendFiles();
     await this.#sendInstance('final', memory.instance, options);

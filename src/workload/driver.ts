@@ -82,7 +82,7 @@ export interface FrozenWorkload {
    * Resolves at the barrier, when the memory is complete as well; to be awaited before commit().
    * @throws DeltahopError DELTAHOP_E_CHECKPOINT, DELTAHOP_E_CANCELLED; abort() is still to be called.
    */
-  memory(): Promise<FrozenMemory>;
+  memory(signal: AbortSignal): Promise<FrozenMemory>;
   /**
    * Ends the service here for good; its files stay. Decided in one atomic step against the barrier's own time limit:
    * rejects if the barrier gave up first (the service then runs on), else the service can not be resumed any more, no

@@ -121,7 +121,7 @@ async function copyInstance(from: Workload, to: Workload): Promise<void> {
 /** Freezes it and waits for its memory. */
 async function freeze(of: Workload): Promise<FrozenWorkload> {
   const frozen = await driver.freeze(of, AbortSignal.timeout(30_000));
-  await frozen.memory();
+  await frozen.memory(AbortSignal.timeout(30_000));
   return frozen;
 }
 
@@ -510,7 +510,7 @@ check('a restore waits for its memory at a gate, and leaves nothing if it is giv
   await counts(a);
   const early = await driver.freeze(a, AbortSignal.timeout(30_000));
   const at = count(a);
-  await early.memory();
+  await early.memory(AbortSignal.timeout(30_000));
   await copyInstance(a, b);
   await rename(join(b.path, 'memory'), join(b.path, 'kept-back'));
   await mkdir(join(b.path, 'memory'));
@@ -563,7 +563,7 @@ check('if the agent dies and stays dead, a frozen service resumes and a held one
 async function dieAfter(what: 'freeze' | 'arrange' | 'prepare', service: Workload): Promise<void> {
   const module = new URL('../../src/workload/lxc/lxc-driver.js', import.meta.url).href;
   const how = {
-    freeze: '(await driver.freeze(service, signal)).memory()',
+    freeze: '(await driver.freeze(service, signal)).memory(signal)',
     arrange: 'driver.arrange(service, signal)',
     prepare: '(await driver.arrange(service, signal)).prepare(signal)',
   };
@@ -619,7 +619,7 @@ check('recovery after an agent’s death lets a frozen service run on and ends a
   await counts(a);
   // These objects are never asked for a verdict, as if the agent had died with them.
   const [dead, other]: WorkloadDriver[] = [createLxcDriver(), createLxcDriver()];
-  await (await dead?.freeze(a, AbortSignal.timeout(30_000)))?.memory();
+  await (await dead?.freeze(a, AbortSignal.timeout(30_000)))?.memory(AbortSignal.timeout(30_000));
   await copyInstance(a, b);
   await prepare(b, other);
   await driver.recover(b);

@@ -217,7 +217,7 @@ export class LxcDriver implements WorkloadDriver {
         if (!(await barrier.until('stopped', limits.checkpoint, signal))) {
           throw await dumpFailure(workload, layout, await barrier.ended(limits.settle));
         }
-        return this.#frozen(workload, layout, barrier, await barrier.timeOf('frozen-at'), signal);
+        return this.#frozen(workload, layout, barrier, await barrier.timeOf('frozen-at'));
       } catch (error) {
         await this.#abortDump(layout, barrier);
         throw error;
@@ -435,18 +435,12 @@ export class LxcDriver implements WorkloadDriver {
     await chmod(layout.memory, 0o700);
   }
 
-  #frozen(
-    workload: Workload,
-    layout: LxcLayout,
-    barrier: Barrier,
-    frozenAtMs: number,
-    signal: AbortSignal,
-  ): FrozenWorkload {
+  #frozen(workload: Workload, layout: LxcLayout, barrier: Barrier, frozenAtMs: number): FrozenWorkload {
     const [files, memory] = [filesOf(layout), memoryOf(layout)];
     return {
       frozenAtMs: Math.floor(frozenAtMs),
       files: { trees: [files] },
-      memory: async () => {
+      memory: async (signal) => {
         if (!(await barrier.until('held', limits.checkpoint, signal))) {
           throw await dumpFailure(workload, layout, await barrier.ended(limits.settle));
         }
