@@ -17,6 +17,8 @@ import { runTrial, type TrialParts } from './trial.js';
 export interface BenchOptions {
   cells: readonly Cell[];
   links: readonly LinkKind[];
+  /** `rsync`, `deltahop` or both. */
+  contenders: readonly string[];
   /** Trials of each setting. */
   trials: number;
   /** A client that takes longer than this is ended; what is expected to take longer is not begun. */
@@ -56,12 +58,11 @@ export async function runBench(options: BenchOptions): Promise<void> {
       options.onLeftOut(`${cell.name}: ${(error as Error).message}`);
       continue;
     }
-    await runCell(
-      cell,
-      trees,
-      [...rsyncSettings(cell.holes), ...ours.filter((setting) => cell.old !== null || !setting.remembers)],
-      options,
+    // Who has nothing remembers nothing.
+    const settings = [...rsyncSettings(cell.holes), ...ours].filter(
+      ({ contender, remembers }) => options.contenders.includes(contender) && (cell.old !== null || !remembers),
     );
+    await runCell(cell, trees, settings, options);
   }
 }
 
@@ -71,19 +72,18 @@ async function runCell(cell: Cell, trees: Trees, settings: readonly Setting[], o
   const kinds = linkKinds.filter((kind) => options.links.includes(kind));
   for (const kind of kinds) {
     let chosen = settings;
-    if (kind.figures !== null && survey.length > 0) {
+    const theirs = survey.filter((row) => row.contender === 'rsync');
+    if (kind.figures !== null && theirs.length > 0) {
       if (!options.everySetting) {
-        const { names, without } = promising(survey, kind);
+        const { names, without } = promising(theirs, kind);
         chosen = settings.filter(({ contender, name }) => contender === 'deltahop' || names.has(name));
         if (without.length > 0)
           options.tell(`${cell.name} on ${kind.name}: rsync's ${without.join(', ')} cannot be the best`);
       }
-      const slowest = Math.min(
-        ...survey.filter((row) => row.ok && row.contender === 'rsync').map((row) => expectedMs(row, kind)),
-      );
-      if (slowest > options.limitMs) {
+      const leastMs = Math.min(...theirs.filter((row) => row.ok).map((row) => expectedMs(row, kind)));
+      if (leastMs > options.limitMs) {
         options.onLeftOut(
-          `${cell.name} on ${kind.name}: rsync would take ${Math.round(slowest / 1000)} s; --full runs it`,
+          `${cell.name} on ${kind.name}: rsync would take ${Math.round(leastMs / 1000)} s; --full runs it`,
         );
         continue;
       }

@@ -27,6 +27,7 @@ interface Flags {
   full?: boolean;
   cell?: string[];
   link?: string[];
+  contender?: string[];
   trials?: string;
   list?: boolean;
   corpora?: boolean;
@@ -50,11 +51,12 @@ const flags = new Command('bench')
   .option('--full', 'every cell, every setting on every link: hours')
   .option('--cell <name...>', 'only these cells, whatever the extent')
   .option('--link <name...>', 'only these links')
+  .option('--contender <name...>', 'only rsync or deltahop; with --keep, beside the rows that FILE has of the other')
   .option('--trials <n>', 'trials of each setting')
   .option('--list', 'say which cells and links there are')
   .option('--corpora', 'make the corpora of the chosen cells and stop')
   .option('--json <file>', 'where the rows go', join(project, 'build/bench/rows.json'))
-  .option('--keep', 'rows that FILE already has of other cells and links stay')
+  .option('--keep', 'rows that FILE already has of other cells, links and contenders stay')
   .option('--html <file>', 'where the report goes', join(project, 'build/bench/report.html'))
   .option('--render', 'measure nothing: make the report of the rows that FILE has')
   .option('--cache <directory>', 'where the corpora are kept', join(project, 'build/bench'))
@@ -132,6 +134,7 @@ async function main(): Promise<void> {
   await runBench({
     cells: chosenCells(),
     links,
+    contenders: flags.contender ?? ['rsync', 'deltahop'],
     trials: flags.trials === undefined ? trials : Number(flags.trials),
     limitMs,
     everySetting: extent === 'full',
@@ -144,7 +147,9 @@ async function main(): Promise<void> {
       tell(`LEFT OUT: ${line}`);
     },
     onRows: (more) => {
-      rows = [...rows.filter((row) => !more.some((one) => one.cell === row.cell && one.link === row.link)), ...more];
+      const isNew = (row: Row): boolean =>
+        more.some((one) => one.cell === row.cell && one.link === row.link && one.contender === row.contender);
+      rows = [...rows.filter((row) => !isNew(row)), ...more];
       save();
     },
   });

@@ -20,8 +20,7 @@ export function expectedMs(row: Row, kind: LinkKind): number {
  * bytes, whichever uses the least CPU time, and all whose expected time is near the least. The names of the others are
  * in `without`.
  */
-export function promising(survey: readonly Row[], kind: LinkKind): { names: Set<string>; without: string[] } {
-  const theirs = survey.filter((row) => row.contender === 'rsync');
+export function promising(theirs: readonly Row[], kind: LinkKind): { names: Set<string>; without: string[] } {
   const least = Math.min(...theirs.filter((row) => row.ok).map((row) => expectedMs(row, kind)));
   const names = new Set(
     theirs.filter((row) => row.ok && expectedMs(row, kind) <= least * hopeless).map((row) => row.setting),

@@ -8,7 +8,7 @@ export interface Series {
 }
 
 const widthPx = 1080;
-const labelPx = 190;
+const labelPx = 215;
 const rightPx = 60;
 const topPx = 34;
 const bottomPx = 24;
