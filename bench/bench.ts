@@ -19,9 +19,12 @@ export interface BenchOptions {
   links: readonly LinkKind[];
   /** `rsync`, `deltahop` or both. */
   contenders: readonly string[];
-  /** Trials of each setting. */
+  /** Trials of each setting, at the most: no round is begun that would exceed `budgetMs` for a cell on a link. */
   trials: number;
-  /** A client that takes longer than this is ended; what is expected to take longer is not begun. */
+  budgetMs: number;
+  /** A cell is left out on a link where one round of its settings is expected to take longer. */
+  roundLimitMs: number;
+  /** A client that takes longer is ended. */
   limitMs: number;
   /** Every setting on every link, however hopeless. */
   everySetting: boolean;
@@ -80,10 +83,12 @@ async function runCell(cell: Cell, trees: Trees, settings: readonly Setting[], o
         if (without.length > 0)
           options.tell(`${cell.name} on ${kind.name}: rsync's ${without.join(', ')} cannot be the best`);
       }
-      const leastMs = Math.min(...theirs.filter((row) => row.ok).map((row) => expectedMs(row, kind)));
-      if (leastMs > options.limitMs) {
+      const names = new Set(chosen.map(({ name }) => name));
+      const known = survey.filter((row) => names.has(row.setting));
+      const roundMs = known.reduce((sum, row) => sum + expectedMs(row, kind), 0);
+      if (roundMs > options.roundLimitMs) {
         options.onLeftOut(
-          `${cell.name} on ${kind.name}: rsync would take ${Math.round(leastMs / 1000)} s; --full runs it`,
+          `${cell.name} on ${kind.name}: a round would take ${Math.round(roundMs / 1000)} s; --full runs it`,
         );
         continue;
       }
@@ -111,8 +116,11 @@ async function runLink(
   // A setting that needs too long once is not tried again.
   const hopeless = new Set<Setting>();
   let isFresh = false;
+  const startedAtMs = performance.now();
   try {
     for (let round = 0; round < options.trials; ++round) {
+      const spentMs = performance.now() - startedAtMs;
+      if (round > 0 && spentMs * (1 + 1 / round) > options.budgetMs) break;
       const at = round % settings.length;
       for (const setting of [...settings.slice(at), ...settings.slice(0, at)]) {
         if (hopeless.has(setting)) continue;
@@ -131,8 +139,7 @@ async function runLink(
           ? await runRemembered(parts, { oldPath, newPath }, join(work, 'source'))
           : await runTrial({ ...parts, sourcePath: newPath });
         if (trial.ok) {
-          const isLast = round === options.trials - 1;
-          trial.note = await difference(newPath, targetPath, isLast);
+          trial.note = await difference(newPath, targetPath, round === 0);
           trial.ok = trial.note === '';
         } else {
           hopeless.add(setting);

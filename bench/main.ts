@@ -38,11 +38,12 @@ interface Flags {
   cache: string;
 }
 
-const extents: readonly Extent[] = ['quick', 'default', 'full'];
+const everyLink = linkKinds.map(({ name }) => name);
+const hourMs = 3_600_000;
 const limits = {
-  quick: { trials: 2, limitMs: 30_000, links: ['unshaped', '100mbit-20ms'] },
-  default: { trials: 3, limitMs: 90_000, links: linkKinds.map(({ name }) => name) },
-  full: { trials: 5, limitMs: 3_600_000, links: linkKinds.map(({ name }) => name) },
+  quick: { trials: 2, budgetMs: 12_000, roundLimitMs: 20_000, limitMs: 30_000, links: ['unshaped', '100mbit-20ms'] },
+  default: { trials: 3, budgetMs: 30_000, roundLimitMs: 60_000, limitMs: 120_000, links: everyLink },
+  full: { trials: 5, budgetMs: 24 * hourMs, roundLimitMs: 24 * hourMs, limitMs: hourMs, links: everyLink },
 };
 
 const flags = new Command('bench')
@@ -75,11 +76,11 @@ function named<T extends { name: string }>(all: readonly T[], names: readonly st
 
 function chosenCells(): readonly Cell[] {
   if (flags.cell !== undefined) return named(cells, flags.cell, 'cell');
-  return cells.filter((cell) => extents.indexOf(cell.extent) <= extents.indexOf(extent));
+  return cells.filter((cell) => cell.extents.includes(extent));
 }
 
 function list(): void {
-  for (const cell of cells) console.log(`${cell.name.padEnd(20)} ${cell.extent.padEnd(8)} ${cell.about}`);
+  for (const cell of cells) console.log(`${cell.name.padEnd(20)} ${cell.extents.join(' ').padEnd(18)} ${cell.about}`);
   console.log();
   for (const { name } of linkKinds) console.log(name);
 }
@@ -116,7 +117,7 @@ async function main(): Promise<void> {
   const stop = new AbortController();
   for (const signal of ['SIGINT', 'SIGTERM'] as const)
     process.once(signal, () => stop.abort(new Error(`stopped by ${signal}`)));
-  const { trials, limitMs, links: usualLinks } = limits[extent];
+  const { links: usualLinks, ...usual } = limits[extent];
   const links = named(linkKinds, flags.link ?? usualLinks, 'link');
   for (const kind of links) {
     if (context.linkChecks.some(({ link }) => link === kind.name)) continue;
@@ -135,8 +136,8 @@ async function main(): Promise<void> {
     cells: chosenCells(),
     links,
     contenders: flags.contender ?? ['rsync', 'deltahop'],
-    trials: flags.trials === undefined ? trials : Number(flags.trials),
-    limitMs,
+    ...usual,
+    ...(flags.trials !== undefined && { trials: Number(flags.trials), budgetMs: limits.full.budgetMs }),
     everySetting: extent === 'full',
     workPath: flags.cache,
     signal: stop.signal,
