@@ -1,52 +1,41 @@
 #include "job/receive_job.h"
 
-#include <fcntl.h>
 #include <sys/random.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
-#include <mutex>
 #include <new>
-#include <optional>
 #include <thread>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "base/hex.h"
-#include "codec/patcher.h"
-#include "io/basis.h"
+#include "job/file_receiver.h"
+#include "job/file_requester.h"
+#include "job/request_book.h"
 #include "job/transfer_job.h"
-#include "signature/signature.h"
+#include "job/tree_in_making.h"
+#include "job/tree_maker.h"
 #include "tree/itemize.h"
 #include "tree/manifest.h"
-#include "tree/partial_directory.h"
-#include "tree/scan.h"
-#include "tree/tree_plan.h"
 #include "wire/writer.h"
 
 namespace deltahop {
 namespace {
 
 constexpr size_t kRequestGatherBytes = 16 << 10;
-constexpr size_t kMaxIndexesPerRequest = 4096;
-// Up to this size a signature costs about as much as the file.
-constexpr uint64_t kAlwaysWholeBytes = 512;
-// A group of finished files that is made durable together.
-constexpr size_t kGroupFiles = 4096;
-constexpr uint64_t kGroupBytes = 256 << 20;
-constexpr size_t kSyncEachFiles = 8;
-
-Error withPath(Error error, const std::string& path) {
-  error.context = path + ": " + error.context;
-  return error;
-}
 
 class ReceiveJob final : public TransferJob {
  public:
-  explicit ReceiveJob(ReceiveJobOptions options) : options_(std::move(options)) {}
+  explicit ReceiveJob(ReceiveJobOptions options)
+      : options_(std::move(options)),
+        files_(options_, tree_, book_, notes(), [this](uint64_t doneBytes, uint64_t doneFiles) {
+          doneBytes_ = doneBytes;
+          doneFiles_ = doneFiles;
+          advance();
+        }) {}
   ~ReceiveJob() override { stop(); }
 
  protected:
@@ -60,13 +49,14 @@ class ReceiveJob final : public TransferJob {
     DH_TRY(const bool settled, receiveTree());
     std::string text;
     if (settled) {
-      filesSettled_ = own_.totalFiles();
+      filesSettled_ = tree_.own.totalFiles();
       DH_CHECK(out.send(Message::kSettled, {}));
       if (!options_.dryRun) {
-        DH_TRY(partial_, PartialDirectory::open(root_));
-        if (partial_.directory().isOpen()) {
-          DH_CHECK(partial_.removeAll());
-          if (!options_.entryName.has_value()) DH_CHECK(applyMetadata(root_.fd(), metadataOf(own_, 0), ".", notes()));
+        DH_TRY(tree_.partial, PartialDirectory::open(tree_.root));
+        if (tree_.partial.directory().isOpen()) {
+          DH_CHECK(tree_.partial.removeAll());
+          if (!options_.entryName.has_value())
+            DH_CHECK(applyMetadata(tree_.root.fd(), metadataOf(tree_.own, 0), ".", notes()));
         }
       }
     } else {
@@ -76,11 +66,11 @@ class ReceiveJob final : public TransferJob {
       if (options_.itemize) text = itemizeChanges();
     }
     if (!settled && !options_.dryRun) {
-      DH_TRY(partial_, PartialDirectory::open(root_));
+      DH_TRY(tree_.partial, PartialDirectory::open(tree_.root));
       const Status applied = apply();
       sentBytes_ += requesterSentBytes_;
       if (!applied.ok()) {
-        keepFinished(applied.error());
+        files_.keepFinished(applied.error());
         return applied.error();
       }
     }
@@ -99,29 +89,6 @@ class ReceiveJob final : public TransferJob {
   }
 
  private:
-  // How a file was asked for: the answer is applied to the same basis.
-  struct Asked {
-    bool live = false;                   // the file at the path itself is the first part of the basis
-    std::vector<std::string> leftOvers;  // what earlier transfers left, the others
-    uint32_t blockBytes = kMinBlockBytes;
-  };
-
-  // A file whose delta is arriving.
-  struct Incoming {
-    uint32_t index = 0;
-    std::string name;  // in the partial directory
-    File file;
-    Basis basis;
-    std::optional<FileOutput> output;
-    std::optional<Patcher> patcher;
-    bool basisChanged = false;
-  };
-
-  struct Finished {
-    uint32_t index = 0;
-    std::string name;
-  };
-
   static Error unexpected(const Frame& frame) {
     return Error{Code::kProtocol, "unexpected message " + std::to_string(frame.type), 0};
   }
@@ -149,7 +116,7 @@ class ReceiveJob final : public TransferJob {
     auto opened = Directory::openRoot(options_.rootPath);
     if (opened.ok()) opened = opened.value().openBeneath(options_.beneath);
     if (opened.ok()) {
-      root_ = std::move(opened).value();
+      tree_.root = std::move(opened).value();
       return {};
     }
     if (opened.error().code != Code::kNotFound) return opened.error();
@@ -158,7 +125,7 @@ class ReceiveJob final : public TransferJob {
     // A directory that is not the tree's own root gets what the user's umask leaves; the root gets the sender's mode.
     const mode_t mode = options_.entryName.has_value() ? 0777 : 0700;
     DH_TRY(const Directory above, Directory::openOrMakeRoot(options_.rootPath, options_.beneath.empty() ? mode : 0777));
-    DH_TRY(root_, above.openOrMakeBeneath(options_.beneath, mode));
+    DH_TRY(tree_.root, above.openOrMakeBeneath(options_.beneath, mode));
     return {};
   }
 
@@ -183,14 +150,14 @@ class ReceiveJob final : public TransferJob {
   Status readOwnTree() {
     const CancelCheck check = [this] { return cancelled(); };
     const Stopwatch scanWatch;
-    if (!root_.isOpen()) return {};  // a dry run to where nothing is yet
-    Notes ownNotes;                  // a socket of our own is deleted, not reported
-    DH_TRY(ScanResult scanned, scanTree(root_, {{}, options_.entryName}, ownNotes, check));
-    own_ = std::move(scanned.tree);
+    if (!tree_.root.isOpen()) return {};  // a dry run to where nothing is yet
+    Notes ownNotes;                       // a socket of our own is deleted, not reported
+    DH_TRY(ScanResult scanned, scanTree(tree_.root, {{}, options_.entryName}, ownNotes, check));
+    tree_.own = std::move(scanned.tree);
     statistics_["scanMs"] = scanWatch.ms();
     if (verify_) {
       const Stopwatch watch;
-      DH_CHECK(addContentDigests(root_, own_, {false, {}}, check));
+      DH_CHECK(addContentDigests(tree_.root, tree_.own, {false, {}}, check));
       statistics_["digestMs"] = watch.ms();
     }
     return {};
@@ -210,8 +177,8 @@ class ReceiveJob final : public TransferJob {
     DH_TRY(const ByteSpan digest, reader.take(sizeof(Digest)));
     DH_CHECK(reader.expectEnd());
     std::copy(digest.begin(), digest.end(), announcedDigest_.begin());
-    if (!complete_ || announcedEntries_ != own_.size()) return false;
-    return manifestDigest(own_) == announcedDigest_;
+    if (!complete_ || announcedEntries_ != tree_.own.size()) return false;
+    return manifestDigest(tree_.own) == announcedDigest_;
   }
 
   Status receiveManifest() {
@@ -225,40 +192,40 @@ class ReceiveJob final : public TransferJob {
       DH_TRY(const ByteSpan piece, unpacker_.unpack(reader));
       DH_CHECK(decoder.feed(piece));
     }
-    DH_TRY(wanted_, decoder.finish(announcedEntries_));
-    if (wanted_.totalFiles() != filesTotal_ || wanted_.totalBytes() != bytesTotal_) {
+    DH_TRY(tree_.wanted, decoder.finish(announcedEntries_));
+    if (tree_.wanted.totalFiles() != filesTotal_ || tree_.wanted.totalBytes() != bytesTotal_) {
       return Error{Code::kCorrupt, "manifest: not what was announced", 0};
     }
     // Names and metadata come under no file's digest; here they are held to the announced one.
-    const Digest digest = manifestDigest(wanted_);
+    const Digest digest = manifestDigest(tree_.wanted);
     if (digest != announcedDigest_) return Error{Code::kMismatch, "manifest", 0};
     if (options_.entryName.has_value()) {
       // What was not asked for must not come, least of all beside what was.
-      if (wanted_.size() > 2 || (wanted_.size() == 2 && wanted_.isDirectory(1))) {
+      if (tree_.wanted.size() > 2 || (tree_.wanted.size() == 2 && tree_.wanted.isDirectory(1))) {
         return Error{Code::kProtocol, "the sender has more than the one entry that was asked for", 0};
       }
-      if (wanted_.size() == 2) DH_CHECK(wanted_.rename(1, *options_.entryName));
+      if (tree_.wanted.size() == 2) DH_CHECK(tree_.wanted.rename(1, *options_.entryName));
     }
-    plan_ = planTree(own_, wanted_, verify_);
-    missing_.assign(wanted_.size(), false);
+    tree_.plan = planTree(tree_.own, tree_.wanted, verify_);
+    tree_.missing.assign(tree_.wanted.size(), false);
     statistics_["manifestMs"] = watch.ms();
     return {};
   }
 
   void keepWhatIsNotToGo() {
-    if (!options_.deleteOthers || options_.entryName.has_value()) plan_.deletes.clear();
-    if (!complete_ && !plan_.deletes.empty()) {
+    if (!options_.deleteOthers || options_.entryName.has_value()) tree_.plan.deletes.clear();
+    if (!complete_ && !tree_.plan.deletes.empty()) {
       notes().add("nothing was deleted: the sender could not read its whole tree");
-      plan_.deletes.clear();
+      tree_.plan.deletes.clear();
     }
     if (options_.deleteOthers) return;
-    for (uint32_t index = 1; index < wanted_.size(); ++index) {
-      const uint32_t partner = plan_.partners[index];
-      if (partner == kNoEntry || !own_.isDirectory(partner) || wanted_.isDirectory(index)) continue;
-      if (own_.subtreeEnd(partner) == partner + 1) continue;
-      plan_.actions[index] = Action::kSettled;
-      missing_[index] = true;
-      notes().add(wanted_.path(index) + ": not made, a directory that is not empty is in its place");
+    for (uint32_t index = 1; index < tree_.wanted.size(); ++index) {
+      const uint32_t partner = tree_.plan.partners[index];
+      if (partner == kNoEntry || !tree_.own.isDirectory(partner) || tree_.wanted.isDirectory(index)) continue;
+      if (tree_.own.subtreeEnd(partner) == partner + 1) continue;
+      tree_.plan.actions[index] = Action::kSettled;
+      tree_.missing[index] = true;
+      notes().add(tree_.wanted.path(index) + ": not made, a directory that is not empty is in its place");
     }
   }
 
@@ -266,7 +233,7 @@ class ReceiveJob final : public TransferJob {
     const RootItem root = options_.entryName.has_value() ? RootItem::kApart
                           : rootIsNew_                   ? RootItem::kMade
                                                          : RootItem::kAsItIs;
-    ItemList items = itemize(own_, wanted_, plan_, missing_, ::geteuid() == 0, root);
+    ItemList items = itemize(tree_.own, tree_.wanted, tree_.plan, tree_.missing, ::geteuid() == 0, root);
     if (items.omitted > 0) notes().add(std::to_string(items.omitted) + " more changes are not listed");
     return std::move(items.text);
   }
@@ -274,83 +241,40 @@ class ReceiveJob final : public TransferJob {
   // --- Making the tree
 
   Status apply() {
-    wantedParents_.emplace(root_, wanted_);
-    touched_.assign(wanted_.size(), false);
+    tree_.wantedParents.emplace(tree_.root, tree_.wanted);
+    tree_.touched.assign(tree_.wanted.size(), false);
+    const CancelCheck check = [this] { return cancelled(); };
+    TreeMaker maker(options_, tree_, notes(), check);
     {
       const Stopwatch watch;
-      DH_CHECK(prepareDirectories());
+      DH_CHECK(maker.prepareDirectories());
       std::vector<uint32_t> files;
-      for (uint32_t index = 0; index < wanted_.size(); ++index) {
-        if (!wanted_.isRegular(index) || wanted_.isFollower(index) || missing_[index]) continue;
-        if (plan_.actions[index] != Action::kContent) {
+      uint64_t settledBytes = 0;
+      for (uint32_t index = 0; index < tree_.wanted.size(); ++index) {
+        if (!tree_.wanted.isRegular(index) || tree_.wanted.isFollower(index) || tree_.missing[index]) continue;
+        if (tree_.plan.actions[index] != Action::kContent) {
           ++filesSettled_;
-          doneBytes_ += wanted_.fileBytes(index);
+          settledBytes += tree_.wanted.fileBytes(index);
         } else {
           files.push_back(index);
         }
       }
-      doneFiles_ = filesSettled_;
-      advance();
+      files_.skip(filesSettled_, settledBytes);
       DH_CHECK(exchange(std::move(files), true));
-      if (!repairs_.empty()) {
-        repairedFiles_ = repairs_.size();
-        std::sort(repairs_.begin(), repairs_.end());
-        repairing_ = true;
-        DH_CHECK(exchange(std::exchange(repairs_, {}), false));
-      }
-      DH_CHECK(commitGroup());
+      std::vector<uint32_t> repairs = files_.takeRepairs();
+      repairedFiles_ = repairs.size();
+      if (!repairs.empty()) DH_CHECK(exchange(std::move(repairs), false));
+      DH_CHECK(files_.commitGroup());
       statistics_["filesMs"] = watch.ms();
     }
     const Stopwatch watch;
-    DH_CHECK(finishEntries());
-    DH_CHECK(deleteOthers());
-    DH_CHECK(partial_.removeAll());
-    DH_CHECK(finishDirectories());
-    if (options_.durable && ::syncfs(root_.fd()) != 0) return systemError(errno, "sync the tree");
+    DH_CHECK(maker.finishEntries());
+    DH_CHECK(maker.deleteOthers());
+    deletedEntries_ = maker.deletedEntries();
+    DH_CHECK(tree_.partial.removeAll());
+    DH_CHECK(maker.finishDirectories());
+    if (options_.durable && ::syncfs(tree_.root.fd()) != 0) return systemError(errno, "sync the tree");
     statistics_["finishMs"] = watch.ms();
-    return {};
-  }
-
-  // Directories first, so that every file finds its own; their metadata comes last.
-  Status prepareDirectories() {
-    const bool asRoot = ::geteuid() == 0;
-    for (uint32_t index = 0; index < wanted_.size(); ++index) {
-      if (!wanted_.isDirectory(index)) continue;
-      const std::string name(wanted_.name(index));
-      const uint32_t partner = plan_.partners[index];
-      if (plan_.actions[index] != Action::kMake) {
-        if (asRoot || (own_.mode(partner) & 0700) == 0700) continue;
-        // Without root an own directory may have to be opened for us first.
-        if (index > 0) DH_CHECK(makeAccessible(index, name));
-        touched_[index] = true;
-        continue;
-      }
-      DH_TRY(const Directory* parent, wantedParents_->parentOf(index));
-      if (partner != kNoEntry) DH_CHECK(parent->unlink(name));
-      Status made = parent->makeDirectory(name, 0700);
-      if (!made.ok() && made.error().sysErrno == EEXIST) {
-        // Something that no scan shows, a socket.
-        if (options_.deleteOthers) {
-          DH_CHECK(parent->removeTree(name));
-        } else {
-          DH_CHECK(parent->unlink(name));
-        }
-        made = parent->makeDirectory(name, 0700);
-      }
-      if (!made.ok()) return withPath(made.error(), wanted_.path(index));
-      touched_[index] = touched_[wanted_.entry(index).parent] = true;
-    }
-    return {};
-  }
-
-  Status makeAccessible(uint32_t index, const std::string& name) {
-    DH_TRY(const Directory* parent, wantedParents_->parentOf(index));
-    const int handle = ::openat(parent->fd(), name.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (handle < 0) return systemError(errno, "open " + wanted_.path(index));
-    const File owner(handle);
-    if (::chmod(("/proc/self/fd/" + std::to_string(handle)).c_str(), 0700) != 0) {
-      return systemError(errno, "change mode of " + wanted_.path(index));
-    }
     return {};
   }
 
@@ -392,12 +316,14 @@ class ReceiveJob final : public TransferJob {
     return requested;
   }
 
-  // --- The requesting thread
-
+  // On a thread of its own.
   Status request(const std::vector<uint32_t>& files, bool withBasis, const std::atomic<bool>& stopRequests) {
     MessageWriter out([this](Bytes buffer) { return write(std::move(buffer)); }, kRequestGatherBytes);
-    const Status requested = requestAll(out, files, withBasis, stopRequests);
+    FileRequester requester(tree_, book_, key_, out, stopRequests);
+    const Status requested = requester.request(files, withBasis);
     requesterSentBytes_ += out.sentBytes();
+    signatureBytes_ += requester.signatureBytes();
+    basisReadBytes_ += requester.readBytes();
     if (requested.ok() || stopRequests.load() || requested.error().code == Code::kCancelled) return requested;
     // An own file that cannot be read: tell the peer, whose answer ends the applying thread's wait.
     Bytes buffer;
@@ -406,448 +332,25 @@ class ReceiveJob final : public TransferJob {
     return requested;
   }
 
-  Status requestAll(MessageWriter& out, const std::vector<uint32_t>& files, bool withBasis,
-                    const std::atomic<bool>& stopRequests) {
-    ParentCache parents(root_, wanted_);
-    std::vector<uint32_t> whole;
-    const auto flushWhole = [&]() -> Status {
-      if (whole.empty()) return {};
-      Bytes payload;
-      Writer writer(payload);
-      uint32_t next = 0;
-      for (const uint32_t index : whole) {
-        writer.varint(index - next);
-        next = index + 1;
-      }
-      whole.clear();
-      return out.send(Message::kRequest, payload);
-    };
-    for (const uint32_t index : files) {
-      if (stopRequests.load(std::memory_order_relaxed) || cancelled()) return Error{Code::kCancelled, "request", 0};
-      Asked asked;
-      Basis basis;
-      if (withBasis && wanted_.fileBytes(index) > kAlwaysWholeBytes) {
-        DH_TRY(basis, findBasis(parents, index, asked));
-      }
-      {
-        const std::lock_guard lock(askedMutex_);
-        asked_.emplace(index, std::move(asked));
-      }
-      if (basis.size() == 0) {
-        whole.push_back(index);
-        if (whole.size() >= kMaxIndexesPerRequest) DH_CHECK(flushWhole());
-        continue;
-      }
-      DH_CHECK(flushWhole());
-      const Status sent = sendSignature(out, index, basis, stopRequests);
-      if (!sent.ok()) return withPath(sent.error(), wanted_.path(index));
-    }
-    DH_CHECK(flushWhole());
-    DH_CHECK(out.send(Message::kRequestsEnd, {}));
-    return out.flush();
-  }
-
-  Status sendSignature(MessageWriter& out, uint32_t index, const Basis& basis, const std::atomic<bool>& stopRequests) {
-    SignatureBuilder builder(basis, key_, false);
-    DH_TRY(Bytes piece, builder.next());
-    for (bool last = false; !last;) {
-      if (stopRequests.load(std::memory_order_relaxed)) return Error{Code::kCancelled, "request", 0};
-      DH_TRY(Bytes following, builder.next());
-      last = following.empty();
-      Bytes payload;
-      Writer writer(payload);
-      writer.varint(index);
-      writer.u8(last ? kSignatureLast : 0);
-      writer.raw(piece);
-      signatureBytes_ += payload.size();
-      DH_CHECK(out.send(Message::kSignature, payload));
-      piece = std::move(following);
-    }
-    basisReadBytes_ += builder.readBytes();
-    return {};
-  }
-
-  Result<Basis> findBasis(ParentCache& parents, uint32_t index, Asked& asked) {
-    const uint32_t partner = plan_.partners[index];
-    asked.live = partner != kNoEntry && own_.isRegular(partner) && own_.fileBytes(partner) > 0;
-    {
-      const std::lock_guard lock(partialMutex_);
-      asked.leftOvers = partial_.leftOvers(wanted_.path(index));
-    }
-    std::vector<File> files;
-    uint64_t bytes = 0;
-    DH_CHECK(openBasis(parents, index, asked, files, bytes));
-    if (files.empty()) return Basis();
-    asked.blockBytes = chooseBlockBytes(bytes);
-    return Basis::make(std::move(files), asked.blockBytes);
-  }
-
-  // Leaves out, in `asked` too, what cannot be opened: a basis is only a help.
-  Status openBasis(ParentCache& parents, uint32_t index, Asked& asked, std::vector<File>& files, uint64_t& bytes) {
-    const auto take = [&](Result<File> file) {
-      if (!file.ok()) return false;
-      const auto size = file.value().size();
-      if (!size.ok()) return false;
-      bytes += size.value();
-      files.push_back(std::move(file).value());
-      return true;
-    };
-    if (asked.live) {
-      DH_TRY(const Directory* parent, parents.parentOf(index));
-      asked.live = take(parent->openRegular(std::string(wanted_.name(index))));
-    }
-    const std::lock_guard lock(partialMutex_);
-    std::erase_if(asked.leftOvers, [&](const std::string& name) { return !take(partial_.read(name)); });
-    return {};
-  }
-
-  // --- The applying thread
-
   Status applyAnswers() {
     for (;;) {
       DH_TRY(const Frame frame, receive());
-      switch (static_cast<Message>(frame.type)) {
-        case Message::kDelta:
-          DH_CHECK(onDelta(frame.payload));
-          break;
-        case Message::kFileEnd:
-          DH_CHECK(onFileEnd(frame.payload));
-          break;
-        case Message::kSmallFiles:
-          DH_CHECK(onSmallFiles(frame.payload));
-          break;
-        case Message::kGone:
-          DH_CHECK(onGone(frame.payload));
-          break;
-        case Message::kAnswersEnd: {
-          if (!frame.payload.empty() || incoming_ != nullptr) return unexpected(frame);
-          const std::lock_guard lock(askedMutex_);
-          if (!asked_.empty() && !requesterFailed_.load()) {
-            return Error{Code::kProtocol, "requests without an answer", 0};
-          }
-          return {};
-        }
-        default:
-          return unexpected(frame);
+      DH_TRY(const bool taken, files_.take(frame));
+      if (taken) continue;
+      if (frame.type != static_cast<uint8_t>(Message::kAnswersEnd)) return unexpected(frame);
+      if (!frame.payload.empty() || !files_.isIdle()) return unexpected(frame);
+      if (!book_.isEmpty() && !requesterFailed_.load()) {
+        return Error{Code::kProtocol, "requests without an answer", 0};
       }
-    }
-  }
-
-  // Every answer must be to a request, and the only one to it.
-  Result<Asked> takeAsked(uint64_t number) {
-    const std::lock_guard lock(askedMutex_);
-    const auto at = number < wanted_.size() ? asked_.find(static_cast<uint32_t>(number)) : asked_.end();
-    if (at == asked_.end()) return Error{Code::kProtocol, "an answer to no request", 0};
-    Asked asked = std::move(at->second);
-    asked_.erase(at);
-    return asked;
-  }
-
-  Result<File> createPartial(uint32_t index, std::string& name) {
-    const std::string path = wanted_.path(index);
-    const std::lock_guard lock(partialMutex_);
-    auto file = partial_.create(path, name);
-    if (!file.ok()) return withPath(file.error(), path);
-    return file;
-  }
-
-  void removePartial(const std::string& name) {
-    const std::lock_guard lock(partialMutex_);
-    partial_.remove(name);
-  }
-
-  Status begin(uint64_t number) {
-    DH_TRY(Asked asked, takeAsked(number));
-    auto incoming = std::make_unique<Incoming>();
-    incoming->index = static_cast<uint32_t>(number);
-    std::vector<File> files;
-    uint64_t bytes = 0;
-    DH_CHECK(openBasis(*wantedParents_, incoming->index, asked, files, bytes));
-    DH_TRY(incoming->basis, Basis::make(std::move(files), asked.blockBytes));
-    DH_TRY(incoming->file, createPartial(incoming->index, incoming->name));
-    incoming->output.emplace(incoming->file);
-    incoming->patcher.emplace(incoming->basis, *incoming->output);
-    incoming_ = std::move(incoming);
-    return {};
-  }
-
-  Status onDelta(ByteSpan payload) {
-    Reader reader(payload);
-    DH_TRY(const uint64_t number, reader.varint());
-    DH_TRY(const ByteSpan block, reader.take(reader.remaining()));
-    if (incoming_ == nullptr) DH_CHECK(begin(number));
-    if (incoming_->index != number) return Error{Code::kProtocol, "a file inside another", 0};
-    if (incoming_->basisChanged) return {};
-    const uint64_t before = incoming_->patcher->doneBytes();
-    const Status applied = incoming_->patcher->apply(block);
-    doneBytes_ += incoming_->patcher->doneBytes() - before;
-    advance();
-    if (applied.ok()) return {};
-    if (applied.error().code == Code::kChanged) {
-      incoming_->basisChanged = true;
       return {};
     }
-    return failIncoming(applied.error());
-  }
-
-  Status onFileEnd(ByteSpan payload) {
-    Reader reader(payload);
-    DH_TRY(const uint64_t number, reader.varint());
-    DH_TRY(const uint8_t flags, reader.u8());
-    DH_TRY(const uint64_t size, reader.varint(kMaxFileBytes));
-    DH_TRY(const ByteSpan bytes, reader.take(sizeof(Digest)));
-    DH_CHECK(reader.expectEnd());
-    if ((flags & ~kFileChanged) != 0) return Error{Code::kUnsupported, "a flag of a file's end", 0};
-    if (incoming_ == nullptr) DH_CHECK(begin(number));
-    if (incoming_->index != number) return Error{Code::kProtocol, "a file inside another", 0};
-    Digest expected;
-    std::copy(bytes.begin(), bytes.end(), expected.begin());
-    bool right = false;
-    if (!incoming_->basisChanged) {
-      auto summary = incoming_->patcher->finish(size, expected);
-      if (!summary.ok() && summary.error().code != Code::kMismatch) return failIncoming(summary.error());
-      if (summary.ok()) {
-        right = true;
-        matchedBytes_ += summary.value().matchedBytes;
-        literalBytes_ += summary.value().literalBytes;
-        zeroBytes_ += summary.value().zeroBytes;
-      }
-    }
-    const std::unique_ptr<Incoming> incoming = std::move(incoming_);
-    if (!right) {
-      removePartial(incoming->name);
-      if (repairing_) return Error{Code::kMismatch, wanted_.path(incoming->index), 0};
-      notes().add(wanted_.path(incoming->index) + ": did not match its digest, requested again");
-      repairs_.push_back(incoming->index);
-      return {};
-    }
-    return finishFile(incoming->index, incoming->file, incoming->name, flags, size);
-  }
-
-  Status failIncoming(const Error& error) {
-    const std::unique_ptr<Incoming> incoming = std::move(incoming_);
-    // A full disk is not kept full; anything else may help the next transfer.
-    if (error.code == Code::kNoSpace) removePartial(incoming->name);
-    return withPath(error, wanted_.path(incoming->index));
-  }
-
-  Status onSmallFiles(ByteSpan payload) {
-    if (incoming_ != nullptr) return Error{Code::kProtocol, "a file inside another", 0};
-    Reader outer(payload);
-    DH_TRY(const ByteSpan expected, outer.take(sizeof(Digest)));
-    DH_TRY(const ByteSpan batch, unpacker_.unpack(outer));
-    const Digest digest = blake3(batch);
-    if (!std::equal(digest.begin(), digest.end(), expected.begin())) {
-      // No single file can be told apart, and a stream that does this is not to be trusted further.
-      return Error{Code::kMismatch, "a batch of small files", 0};
-    }
-    Reader reader(batch);
-    while (reader.remaining() > 0) {
-      DH_TRY(const uint64_t number, reader.varint());
-      DH_TRY(const uint8_t flags, reader.u8());
-      DH_TRY(const ByteSpan content, reader.bytes(kSmallFileBytes));
-      if ((flags & ~kFileChanged) != 0) return Error{Code::kUnsupported, "a flag of a small file", 0};
-      DH_CHECK(takeAsked(number));
-      const auto index = static_cast<uint32_t>(number);
-      std::string name;
-      DH_TRY(File file, createPartial(index, name));
-      FileOutput output(file);
-      Status written = output.write(content);
-      if (written.ok()) written = output.finish(content.size());
-      if (!written.ok()) {
-        removePartial(name);
-        return withPath(written.error(), wanted_.path(index));
-      }
-      literalBytes_ += content.size();
-      doneBytes_ += content.size();
-      DH_CHECK(finishFile(index, file, name, flags, content.size()));
-    }
-    return {};
-  }
-
-  Status onGone(ByteSpan payload) {
-    Reader reader(payload);
-    DH_TRY(const uint64_t number, reader.varint());
-    DH_CHECK(reader.expectEnd());
-    if (incoming_ != nullptr) {
-      if (incoming_->index != number) return Error{Code::kProtocol, "a file inside another", 0};
-      incoming_.reset();  // what arrived stays, as a basis for the next time
-    } else {
-      DH_CHECK(takeAsked(number));
-    }
-    const auto index = static_cast<uint32_t>(number);
-    missing_[index] = true;
-    ++goneFiles_;
-    notes().add(wanted_.path(index) + ": vanished at the sender");
-    return {};
-  }
-
-  Status finishFile(uint32_t index, File& file, const std::string& name, uint8_t flags, uint64_t size) {
-    Metadata metadata = metadataOf(wanted_, index);
-    // A file of two times must never look like the sender's: the next round has to look at it again.
-    if (flags & kFileChanged) metadata.mtimeSeconds -= 1;
-    const std::string path = wanted_.path(index);
-    const Status applied = applyMetadata(file.fd(), metadata, path, notes());
-    if (!applied.ok()) return applied;
-    ++filesReceived_;
-    ++doneFiles_;
-    advance();
-    if (!options_.durable) return commit(Finished{index, name});
-    group_.push_back(Finished{index, name});
-    groupBytes_ += size;
-    return group_.size() >= kGroupFiles || groupBytes_ >= kGroupBytes ? commitGroup() : Status();
-  }
-
-  // All temporaries on stable storage, then the renames: a crash leaves each path old or new, never half.
-  Status commitGroup() {
-    if (group_.empty()) return {};
-    if (group_.size() > kSyncEachFiles) {
-      if (::syncfs(partial_.directory().fd()) != 0) return systemError(errno, "sync files");
-    } else {
-      for (const Finished& finished : group_) {
-        DH_TRY(File file, partial_.directory().open(finished.name, O_RDONLY));
-        DH_CHECK(file.sync());
-      }
-    }
-    groupBytes_ = 0;
-    for (const Finished& finished : std::exchange(group_, {})) DH_CHECK(commit(finished));
-    return {};
-  }
-
-  Status commit(const Finished& finished) {
-    DH_CHECK(renameInto(finished.index, finished.name));
-    const std::lock_guard lock(partialMutex_);
-    partial_.removeLeftOvers(wanted_.path(finished.index));
-    return {};
-  }
-
-  Status renameInto(uint32_t index, const std::string& name) {
-    DH_TRY(const Directory* parent, wantedParents_->parentOf(index));
-    const std::string toName(wanted_.name(index));
-    Status renamed = partial_.directory().rename(name, *parent, toName);
-    if (!renamed.ok() && renamed.error().sysErrno == EISDIR) {
-      if (options_.deleteOthers) {
-        DH_CHECK(parent->removeTree(toName));
-      } else {
-        DH_CHECK(parent->removeDirectory(toName));
-      }
-      renamed = partial_.directory().rename(name, *parent, toName);
-    }
-    if (!renamed.ok()) return withPath(renamed.error(), wanted_.path(index));
-    touched_[wanted_.entry(index).parent] = true;
-    return {};
-  }
-
-  // The transfer failed: what is finished takes its place all the same, so that the next one need not ask for it.
-  void keepFinished(const Error& error) {
-    incoming_.reset();
-    if (error.code == Code::kNoSpace || group_.empty()) return;
-    const Status kept = commitGroup();
-    if (!kept.ok()) group_.clear();  // they stay as left-overs
-  }
-
-  // --- Everything that is no content
-
-  Status finishEntries() {
-    ParentCache leaders(root_, wanted_);
-    for (uint32_t index = 1; index < wanted_.size(); ++index) {
-      if (cancelled()) return Error{Code::kCancelled, "finish", 0};
-      if (wanted_.isDirectory(index)) continue;
-      const std::string name(wanted_.name(index));
-      switch (plan_.actions[index]) {
-        case Action::kMetadata: {
-          DH_TRY(const Directory* parent, wantedParents_->parentOf(index));
-          auto file = parent->openRegular(name);
-          if (!file.ok()) return withPath(file.error(), wanted_.path(index));
-          DH_CHECK(applyMetadata(file.value().fd(), metadataOf(wanted_, index), wanted_.path(index), notes()));
-          break;
-        }
-        case Action::kMake:
-          DH_CHECK(makeEntry(index));
-          break;
-        case Action::kLink: {
-          const uint32_t leader = wanted_.entry(index).leader;
-          if (missing_[leader]) {
-            missing_[index] = true;
-            break;
-          }
-          DH_TRY(const Directory* from, leaders.parentOf(leader));
-          DH_TRY(const std::string temporary, partial_.freeName());
-          const Status linked = from->link(std::string(wanted_.name(leader)), partial_.directory(), temporary);
-          if (!linked.ok()) return withPath(linked.error(), wanted_.path(index));
-          DH_CHECK(renameInto(index, temporary));
-          // Two names of one inode: then rename does nothing.
-          partial_.remove(temporary);
-          break;
-        }
-        case Action::kSettled:
-        case Action::kContent:
-          break;
-      }
-    }
-    return {};
-  }
-
-  Status makeEntry(uint32_t index) {
-    const std::string path = wanted_.path(index);
-    DH_TRY(const std::string temporary, partial_.freeName());
-    const Directory& directory = partial_.directory();
-    const Metadata metadata = metadataOf(wanted_, index);
-    Status made;
-    if (wanted_.isSymlink(index)) {
-      made = directory.makeSymlink(wanted_.target(index), temporary);
-    } else {
-      made = directory.makeNode(temporary, metadata.mode & (S_IFMT | 0700),
-                                wanted_.isDevice(index) ? static_cast<dev_t>(wanted_.entry(index).value) : 0);
-    }
-    if (!made.ok()) {
-      if (made.error().sysErrno != EPERM) return withPath(made.error(), path);
-      notes().add(path + ": device could not be made");
-      missing_[index] = true;
-      return {};
-    }
-    const Status applied = applyMetadataToNode(directory, temporary, metadata, path, notes());
-    if (!applied.ok()) return withPath(applied.error(), path);
-    return renameInto(index, temporary);
-  }
-
-  // Only what our own scan found, and only if the sender saw its whole tree.
-  Status deleteOthers() {
-    if (plan_.deletes.empty()) return {};
-    std::vector<uint32_t> wantedOf(own_.size(), kNoEntry);
-    for (uint32_t index = 0; index < wanted_.size(); ++index) {
-      if (plan_.partners[index] != kNoEntry) wantedOf[plan_.partners[index]] = index;
-    }
-    ParentCache parents(root_, own_);
-    for (const uint32_t index : plan_.deletes) {
-      if (cancelled()) return Error{Code::kCancelled, "delete", 0};
-      DH_TRY(const Directory* parent, parents.parentOf(index));
-      auto removed = parent->removeTree(std::string(own_.name(index)));
-      if (!removed.ok()) return withPath(removed.error(), own_.path(index));
-      deletedEntries_ += removed.value();
-      touched_[wantedOf[own_.entry(index).parent]] = true;
-    }
-    return {};
-  }
-
-  // Deepest first, and after everything else: what is made in a directory changes its mtime.
-  Status finishDirectories() {
-    wantedParents_->forget();
-    for (uint32_t index = wanted_.size(); index-- > 0;) {
-      if (!wanted_.isDirectory(index)) continue;
-      if (!touched_[index] && plan_.actions[index] == Action::kSettled && index != 0) continue;
-      if (index == 0 && options_.entryName.has_value()) continue;  // not ours to change
-      DH_TRY(const Directory directory, root_.openBeneath(wanted_.path(index)));
-      DH_CHECK(applyMetadata(directory.fd(), metadataOf(wanted_, index), wanted_.path(index), notes()));
-    }
-    return {};
   }
 
   Result<std::string> digestOfResult() {
     const CancelCheck check = [this] { return cancelled(); };
     Notes ownNotes;
-    DH_TRY(ScanResult scanned, scanTree(root_, {}, ownNotes, check));
-    DH_CHECK(addContentDigests(root_, scanned.tree, {}, check));
+    DH_TRY(ScanResult scanned, scanTree(tree_.root, {}, ownNotes, check));
+    DH_CHECK(addContentDigests(tree_.root, scanned.tree, {}, check));
     return digestText(manifestDigest(scanned.tree));
   }
 
@@ -861,21 +364,16 @@ class ReceiveJob final : public TransferJob {
         {"filesTotal", filesTotal_},
         {"totalBytes", bytesTotal_},
         {"filesSettled", filesSettled_},
-        {"filesReceived", filesReceived_},
         {"readBytes", basisReadBytes_},
-        {"literalBytes", literalBytes_},
-        {"matchedBytes", matchedBytes_},
-        {"zeroBytes", zeroBytes_},
         {"signatureBytes", signatureBytes_},
         {"sentBytes", sentBytes_},
         {"receivedBytes", receivedBytes()},
-        {"repairedFiles", repairedFiles_},
         {"deletedEntries", deletedEntries_},
-        {"goneFiles", goneFiles_},
-        {"missedEntries", static_cast<uint64_t>(std::count(missing_.begin(), missing_.end(), true))},
+        {"missedEntries", static_cast<uint64_t>(std::count(tree_.missing.begin(), tree_.missing.end(), true))},
         {"incompleteSource", complete_ ? 0 : 1},
     };
     for (const auto& [name, value] : counts) statistics_[name] = static_cast<double>(value);
+    files_.addTo(statistics_);
     return report(statistics_, std::move(text));
   }
 
@@ -889,35 +387,17 @@ class ReceiveJob final : public TransferJob {
   uint64_t filesTotal_ = 0;
   uint64_t bytesTotal_ = 0;
   Unpacker unpacker_;
-  Directory root_;
-  Tree own_;
-  Tree wanted_;
-  TreePlan plan_;
-  std::optional<ParentCache> wantedParents_;  // of the applying thread
-  std::vector<bool> touched_;                 // directories in which something was made or removed
-  std::vector<bool> missing_;                 // entries that could not be had
-  std::mutex partialMutex_;
-  PartialDirectory partial_;
-  std::mutex askedMutex_;
-  std::unordered_map<uint32_t, Asked> asked_;
+  TreeInMaking tree_;
+  RequestBook book_;
+  FileReceiver files_;
   std::atomic<bool> requesterFailed_{false};
-  std::unique_ptr<Incoming> incoming_;
-  std::vector<uint32_t> repairs_;
-  bool repairing_ = false;
-  std::vector<Finished> group_;
-  uint64_t groupBytes_ = 0;
 
   Statistics statistics_;
   uint64_t doneBytes_ = 0;
   uint64_t doneFiles_ = 0;
   uint64_t filesSettled_ = 0;
-  uint64_t filesReceived_ = 0;
-  uint64_t literalBytes_ = 0;
-  uint64_t matchedBytes_ = 0;
-  uint64_t zeroBytes_ = 0;
   uint64_t repairedFiles_ = 0;
   uint64_t deletedEntries_ = 0;
-  uint64_t goneFiles_ = 0;
   uint64_t sentBytes_ = 0;
   // Written by the requesting thread, read after it has ended.
   uint64_t requesterSentBytes_ = 0;

@@ -3,9 +3,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "hash/content_digest.h"
+#include "job/file_sender.h"
 #include "job/transfer_job.h"
-#include "match/matcher.h"
 #include "signature/signature.h"
 #include "tree/manifest.h"
 #include "tree/overlay_diff.h"
@@ -17,7 +16,6 @@ namespace {
 
 constexpr size_t kGatherBytes = 256 << 10;
 constexpr size_t kManifestPieceBytes = 256 << 10;
-constexpr size_t kBatchBytes = 256 << 10;
 // A file is asked for once, and once more if what arrived was not right.
 constexpr uint8_t kMaxRequestsPerFile = 2;
 
@@ -115,7 +113,9 @@ class SendJob final : public TransferJob {
       statistics_["digestMs"] = watch.ms();
     }
     requests_.assign(tree_.size(), 0);
-    parents_.emplace(root_, tree_);
+    files_.emplace(
+        FileSender::Surroundings{options_, root_, tree_, out_, notes(), [this] { return cancelled(); },
+                                 [this](uint64_t doneBytes, uint64_t doneFiles) { advance(doneBytes, doneFiles); }});
     return {};
   }
 
@@ -152,7 +152,7 @@ class SendJob final : public TransferJob {
   Status serve() {
     for (;;) {
       if (!messageWaiting()) {
-        DH_CHECK(flushBatch());
+        DH_CHECK(files_->flush());
         DH_CHECK(out_.flush());
       }
       DH_TRY(const Frame frame, receive());
@@ -165,7 +165,7 @@ class SendJob final : public TransferJob {
           break;
         case Message::kRequestsEnd:
           if (!frame.payload.empty() || parser_.has_value()) return unexpected(frame);
-          DH_CHECK(flushBatch());
+          DH_CHECK(files_->flush());
           DH_CHECK(out_.send(Message::kAnswersEnd, {}));
           DH_CHECK(out_.flush());
           break;
@@ -200,7 +200,7 @@ class SendJob final : public TransferJob {
       next += step;
       DH_TRY(const uint32_t index, checkIndex(next));
       DH_CHECK(countRequest(index));
-      DH_CHECK(sendWhole(index));
+      DH_CHECK(files_->sendWhole(index, key_));
       ++next;
     }
     return {};
@@ -224,159 +224,7 @@ class SendJob final : public TransferJob {
     auto signature = parser_->finish();
     parser_.reset();
     if (!signature.ok()) return signature.error();
-    DH_CHECK(flushBatch());
-    DH_TRY(Source source, openSource(index));
-    return sendDelta(index, std::move(source), signature.value());
-  }
-
-  struct Source {
-    File file;  // not open: gone
-    struct stat before{};
-    bool changed = false;
-  };
-
-  // Vanished or replaced files are an answer, not an error, where the tree is alive.
-  Result<Source> openSource(uint32_t index) {
-    Source source;
-    const auto openFile = [&]() -> Result<File> {
-      DH_TRY(const Directory* parent, parents_->parentOf(index));
-      return parent->openRegular(std::string(tree_.name(index)));
-    };
-    auto file = openFile();
-    if (!file.ok()) {
-      const Code code = file.error().code;
-      const bool vanished = code == Code::kNotFound || code == Code::kChanged || code == Code::kUnsafePath ||
-                            file.error().sysErrno == ENOTDIR;
-      const bool forbidden = file.error().sysErrno == EACCES;
-      if ((vanished || forbidden) && options_.allowChanging) {
-        DH_CHECK(sendGone(index, forbidden ? "may not be read" : "vanished before it was read"));
-        return source;
-      }
-      Error error = std::move(file).error();
-      error.context = tree_.path(index) + ": " + error.context;
-      return error;
-    }
-    source.file = std::move(file).value();
-    DH_TRY(source.before, source.file.stat());
-    const Entry& entry = tree_.entry(index);
-    source.changed = static_cast<uint64_t>(source.before.st_size) != entry.value ||
-                     source.before.st_mtim.tv_sec != entry.mtimeSeconds ||
-                     source.before.st_mtim.tv_nsec != entry.mtimeNanoseconds;
-    return source;
-  }
-
-  // To be called after the file was read.
-  Status checkUnchanged(uint32_t index, Source& source) {
-    DH_TRY(const struct stat after, source.file.stat());
-    const struct stat& before = source.before;
-    source.changed |= after.st_size != before.st_size || after.st_mtim.tv_sec != before.st_mtim.tv_sec ||
-                      after.st_mtim.tv_nsec != before.st_mtim.tv_nsec ||
-                      after.st_ctim.tv_sec != before.st_ctim.tv_sec || after.st_ctim.tv_nsec != before.st_ctim.tv_nsec;
-    if (!source.changed) return {};
-    const std::string path = tree_.path(index);
-    if (!options_.allowChanging) return Error{Code::kChanged, path + " changed while it was read", 0};
-    ++changedFiles_;
-    notes().add(path + ": changed while it was read");
-    return {};
-  }
-
-  Status sendGone(uint32_t index, const char* why) {
-    ++goneFiles_;
-    notes().add(tree_.path(index) + ": " + why);
-    // Answers come in the order of requests: those of the batch first.
-    DH_CHECK(flushBatch());
-    Bytes payload;
-    Writer(payload).varint(index);
-    return out_.send(Message::kGone, payload);
-  }
-
-  Status sendWhole(uint32_t index) {
-    DH_TRY(Source source, openSource(index));
-    if (!source.file.isOpen()) return {};
-    const auto size = static_cast<uint64_t>(source.before.st_size);
-    if (size > kSmallFileBytes) {
-      DH_CHECK(flushBatch());
-      Signature none;
-      none.key = key_;
-      none.blockBytes = kMinBlockBytes;
-      return sendDelta(index, std::move(source), none);
-    }
-    content_.resize(static_cast<size_t>(size));
-    DH_TRY(const size_t got, source.file.readAt(0, content_));
-    content_.resize(got);
-    DH_CHECK(checkUnchanged(index, source));
-    Writer writer(batch_);
-    writer.varint(index);
-    writer.u8(source.changed ? kFileChanged : 0);
-    writer.bytes(content_);
-    readBytes_ += got;
-    literalBytes_ += got;
-    sentFile(index);
-    return batch_.size() >= kBatchBytes ? flushBatch() : Status();
-  }
-
-  Status flushBatch() {
-    if (batch_.empty()) return {};
-    Bytes payload;
-    Writer(payload).raw(blake3(batch_));
-    DH_CHECK(packer_.pack(payload, batch_));
-    literalEncodedBytes_ += payload.size();
-    batch_.clear();
-    return out_.send(Message::kSmallFiles, payload);
-  }
-
-  Status sendDelta(uint32_t index, Source source, const Signature& signature) {
-    if (!source.file.isOpen()) return {};
-    const SignatureIndex matchIndex(signature);
-    DeltaEncoder encoder(
-        [&](Bytes block) {
-          Bytes payload;
-          Writer writer(payload);
-          writer.varint(index);
-          writer.raw(block);
-          return out_.send(Message::kDelta, payload);
-        },
-        options_.zstdLevel);
-    Matcher matcher(matchIndex, encoder);
-    ContentHasher hasher;
-    const uint64_t before = doneBytes_;
-    Status matched = matchFile(source.file, matcher, hasher, [&](uint64_t done) {
-      advance(before + done, doneFiles_);
-      return !cancelled();
-    });
-    if (matched.ok()) matched = matcher.finish();
-    if (matched.ok()) matched = encoder.finish();
-    const MatchStatistics& match = matcher.statistics();
-    readBytes_ += match.readBytes;
-    matchedBytes_ += match.matchedBytes;
-    zeroBytes_ += match.zeroBytes;
-    falseMatches_ += match.falseMatches;
-    literalBytes_ += encoder.statistics().literalBytes;
-    literalEncodedBytes_ += encoder.statistics().literalEncodedBytes;
-    if (!matched.ok()) {
-      // Shrank under our hands: there is no content to speak of; the next round will have it.
-      if (matched.error().code == Code::kChanged && options_.allowChanging)
-        return sendGone(index, "shrank while it was read");
-      Error error = std::move(matched).error();
-      if (error.code != Code::kCancelled) error.context = tree_.path(index) + ": " + error.context;
-      return error;
-    }
-    DH_CHECK(checkUnchanged(index, source));
-    Bytes payload;
-    Writer writer(payload);
-    writer.varint(index);
-    writer.u8(source.changed ? kFileChanged : 0);
-    writer.varint(hasher.size());
-    writer.raw(hasher.finish());
-    DH_CHECK(out_.send(Message::kFileEnd, payload));
-    sentFile(index);
-    return {};
-  }
-
-  void sentFile(uint32_t index) {
-    ++filesSent_;
-    doneBytes_ += tree_.fileBytes(index);
-    advance(doneBytes_, ++doneFiles_);
+    return files_->sendDelta(index, signature.value());
   }
 
   void advance(uint64_t bytes, uint64_t files, bool force = false) {
@@ -397,16 +245,11 @@ class SendJob final : public TransferJob {
 
   JobReport finish() {
     const std::pair<const char*, uint64_t> counts[] = {
-        {"filesTotal", tree_.totalFiles()}, {"totalBytes", tree_.totalBytes()},
-        {"filesSent", filesSent_},          {"readBytes", readBytes_},
-        {"literalBytes", literalBytes_},    {"literalEncodedBytes", literalEncodedBytes_},
-        {"matchedBytes", matchedBytes_},    {"zeroBytes", zeroBytes_},
-        {"falseMatches", falseMatches_},    {"changedFiles", changedFiles_},
-        {"goneFiles", goneFiles_},          {"signatureBytes", signatureBytes_},
-        {"manifestBytes", manifestBytes_},  {"sentBytes", out_.sentBytes()},
-        {"receivedBytes", receivedBytes()},
+        {"filesTotal", tree_.totalFiles()}, {"totalBytes", tree_.totalBytes()}, {"signatureBytes", signatureBytes_},
+        {"manifestBytes", manifestBytes_},  {"sentBytes", out_.sentBytes()},    {"receivedBytes", receivedBytes()},
     };
     for (const auto& [name, value] : counts) statistics_[name] = static_cast<double>(value);
+    files_->addTo(statistics_);
     return report(statistics_);
   }
 
@@ -416,25 +259,12 @@ class SendJob final : public TransferJob {
   Directory root_;
   Tree tree_;
   bool complete_ = true;
-  std::optional<ParentCache> parents_;
+  std::optional<FileSender> files_;
   Key key_{};
   std::vector<uint8_t> requests_;  // by entry
   std::optional<SignatureParser> parser_;
   uint32_t signatureIndex_ = 0;
-  Bytes batch_;
-  Bytes content_;
   Statistics statistics_;
-  uint64_t filesSent_ = 0;
-  uint64_t doneFiles_ = 0;
-  uint64_t doneBytes_ = 0;
-  uint64_t readBytes_ = 0;
-  uint64_t literalBytes_ = 0;
-  uint64_t literalEncodedBytes_ = 0;
-  uint64_t matchedBytes_ = 0;
-  uint64_t zeroBytes_ = 0;
-  uint64_t falseMatches_ = 0;
-  uint64_t changedFiles_ = 0;
-  uint64_t goneFiles_ = 0;
   uint64_t signatureBytes_ = 0;
   uint64_t manifestBytes_ = 0;
 };

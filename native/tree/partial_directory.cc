@@ -60,6 +60,7 @@ Status PartialDirectory::make() {
 }
 
 std::vector<std::string> PartialDirectory::leftOvers(const std::string& path) {
+  const std::lock_guard lock(*mutex_);
   if (known_.empty()) return {};
   const auto at = known_.find(keyOf(path));
   if (at == known_.end()) return {};
@@ -74,7 +75,7 @@ std::vector<std::string> PartialDirectory::leftOvers(const std::string& path) {
     if (size > 0 && names.size() < kMaxLeftOvers) {
       names.push_back(name);
     } else {
-      remove(name);
+      unlink(name);
     }
   }
   at->second = names;
@@ -82,26 +83,39 @@ std::vector<std::string> PartialDirectory::leftOvers(const std::string& path) {
 }
 
 Result<File> PartialDirectory::create(const std::string& path, std::string& name) {
+  const std::lock_guard lock(*mutex_);
   DH_CHECK(make());
   name = keyOf(path) + "." + std::to_string(nextNumber_++);
   return directory_.open(name, O_RDWR | O_CREAT | O_EXCL, 0600);
 }
 
 Result<std::string> PartialDirectory::freeName() {
+  const std::lock_guard lock(*mutex_);
   DH_CHECK(make());
   return "new." + std::to_string(nextNumber_++);
 }
 
+Result<File> PartialDirectory::read(const std::string& name) const {
+  const std::lock_guard lock(*mutex_);
+  return directory_.openRegular(name);
+}
+
 void PartialDirectory::remove(const std::string& name) {
+  const std::lock_guard lock(*mutex_);
+  unlink(name);
+}
+
+void PartialDirectory::unlink(const std::string& name) {
   // What cannot be removed now is removed with the directory, or by the next transfer.
   if (directory_.isOpen()) (void)directory_.unlink(name).ok();
 }
 
 void PartialDirectory::removeLeftOvers(const std::string& path) {
+  const std::lock_guard lock(*mutex_);
   if (known_.empty()) return;
   const auto at = known_.find(keyOf(path));
   if (at == known_.end()) return;
-  for (const std::string& name : at->second) remove(name);
+  for (const std::string& name : at->second) unlink(name);
   known_.erase(at);
 }
 

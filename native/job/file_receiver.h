@@ -1,0 +1,92 @@
+// The receiver's application of answers, one file each.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "codec/patcher.h"
+#include "io/basis.h"
+#include "job/receive_job.h"
+#include "job/request_book.h"
+#include "job/transfer_job.h"
+#include "job/tree_in_making.h"
+
+namespace deltahop {
+
+/// Makes files of what arrives: privately, verified, then under their names. One thread, which never waits for the
+/// peer.
+class FileReceiver {
+ public:
+  /// All must outlive the receiver. `advance` is told when bytes or files were done.
+  FileReceiver(const ReceiveJobOptions& options, TreeInMaking& tree, RequestBook& book, Notes& notes,
+               std::function<void(uint64_t doneBytes, uint64_t doneFiles)> advance)
+      : options_(options), tree_(tree), book_(book), notes_(notes), advance_(std::move(advance)) {}
+
+  /// Takes a message that may answer a request; false if it is of another kind.
+  Result<bool> take(const Frame& frame);
+  /// Nothing is under way between two files.
+  bool isIdle() const { return incoming_ == nullptr; }
+  /// Files whose digest was wrong, to be requested once more; a second failure is an error.
+  std::vector<uint32_t> takeRepairs();
+  /// Puts the files that were gathered (durable ones) under their names.
+  Status commitGroup();
+  /// The transfer failed: what is finished takes its place all the same, so that the next one need not ask for it.
+  void keepFinished(const Error& error);
+  /// Counts files that need not come.
+  void skip(uint64_t files, uint64_t bytes);
+  /// Adds its figures.
+  void addTo(std::map<std::string, double>& statistics) const;
+
+ private:
+  // A file whose delta is arriving.
+  struct Incoming {
+    uint32_t index = 0;
+    std::string name;  // in the partial directory
+    File file;
+    Basis basis;
+    std::optional<FileOutput> output;
+    std::optional<Patcher> patcher;
+    bool basisChanged = false;
+  };
+  struct Finished {
+    uint32_t index = 0;
+    std::string name;
+  };
+
+  Status begin(uint64_t number);
+  Status onDelta(ByteSpan payload);
+  Status onFileEnd(ByteSpan payload);
+  Status onSmallFiles(ByteSpan payload);
+  Status onGone(ByteSpan payload);
+  Result<File> create(uint32_t index, std::string& name);
+  Status failIncoming(const Error& error);
+  Status finishFile(uint32_t index, File& file, const std::string& name, uint8_t flags, uint64_t size);
+  Status commit(const Finished& finished);
+
+  const ReceiveJobOptions& options_;
+  TreeInMaking& tree_;
+  RequestBook& book_;
+  Notes& notes_;
+  std::function<void(uint64_t, uint64_t)> advance_;
+  Unpacker unpacker_;
+  std::unique_ptr<Incoming> incoming_;
+  std::vector<uint32_t> repairs_;
+  bool repairing_ = false;
+  std::vector<Finished> group_;
+  uint64_t groupBytes_ = 0;
+  uint64_t doneBytes_ = 0;
+  uint64_t doneFiles_ = 0;
+  uint64_t filesReceived_ = 0;
+  uint64_t literalBytes_ = 0;
+  uint64_t matchedBytes_ = 0;
+  uint64_t zeroBytes_ = 0;
+  uint64_t repairedFiles_ = 0;
+  uint64_t goneFiles_ = 0;
+};
+
+}  // namespace deltahop

@@ -1,0 +1,186 @@
+#include "job/file_sender.h"
+
+#include <cerrno>
+#include <utility>
+
+#include "codec/delta_encoder.h"
+#include "hash/content_digest.h"
+#include "match/matcher.h"
+#include "wire/writer.h"
+
+namespace deltahop {
+namespace {
+
+constexpr size_t kBatchBytes = 256 << 10;
+
+}  // namespace
+
+FileSender::FileSender(Surroundings surroundings)
+    : around_(std::move(surroundings)), packer_(around_.options.zstdLevel), parents_(around_.root, around_.tree) {}
+
+// Vanished or replaced files are an answer, not an error, where the tree is alive.
+Result<FileSender::Source> FileSender::open(uint32_t index) {
+  Source source;
+  const Tree& tree = around_.tree;
+  const auto openFile = [&]() -> Result<File> {
+    DH_TRY(const Directory* parent, parents_.parentOf(index));
+    return parent->openRegular(std::string(tree.name(index)));
+  };
+  auto file = openFile();
+  if (!file.ok()) {
+    const Code code = file.error().code;
+    const bool vanished = code == Code::kNotFound || code == Code::kChanged || code == Code::kUnsafePath ||
+                          file.error().sysErrno == ENOTDIR;
+    const bool forbidden = file.error().sysErrno == EACCES;
+    if ((vanished || forbidden) && around_.options.allowChanging) {
+      DH_CHECK(sendGone(index, forbidden ? "may not be read" : "vanished before it was read"));
+      return source;
+    }
+    Error error = std::move(file).error();
+    error.context = tree.path(index) + ": " + error.context;
+    return error;
+  }
+  source.file = std::move(file).value();
+  DH_TRY(source.before, source.file.stat());
+  const Entry& entry = tree.entry(index);
+  source.changed = static_cast<uint64_t>(source.before.st_size) != entry.value ||
+                   source.before.st_mtim.tv_sec != entry.mtimeSeconds ||
+                   source.before.st_mtim.tv_nsec != entry.mtimeNanoseconds;
+  return source;
+}
+
+// To be called after the file was read.
+Status FileSender::checkUnchanged(uint32_t index, Source& source) {
+  DH_TRY(const struct stat after, source.file.stat());
+  const struct stat& before = source.before;
+  source.changed |= after.st_size != before.st_size || after.st_mtim.tv_sec != before.st_mtim.tv_sec ||
+                    after.st_mtim.tv_nsec != before.st_mtim.tv_nsec || after.st_ctim.tv_sec != before.st_ctim.tv_sec ||
+                    after.st_ctim.tv_nsec != before.st_ctim.tv_nsec;
+  if (!source.changed) return {};
+  const std::string path = around_.tree.path(index);
+  if (!around_.options.allowChanging) return Error{Code::kChanged, path + " changed while it was read", 0};
+  ++changedFiles_;
+  around_.notes.add(path + ": changed while it was read");
+  return {};
+}
+
+Status FileSender::sendGone(uint32_t index, const char* why) {
+  ++goneFiles_;
+  around_.notes.add(around_.tree.path(index) + ": " + why);
+  // Answers come in the order of requests: those of the batch first.
+  DH_CHECK(flush());
+  Bytes payload;
+  Writer(payload).varint(index);
+  return around_.out.send(Message::kGone, payload);
+}
+
+Status FileSender::sendWhole(uint32_t index, const Key& key) {
+  DH_TRY(Source source, open(index));
+  if (!source.file.isOpen()) return {};
+  const auto size = static_cast<uint64_t>(source.before.st_size);
+  if (size > kSmallFileBytes) {
+    Signature none;
+    none.key = key;
+    none.blockBytes = kMinBlockBytes;
+    return sendDelta(index, std::move(source), none);
+  }
+  content_.resize(static_cast<size_t>(size));
+  DH_TRY(const size_t got, source.file.readAt(0, content_));
+  content_.resize(got);
+  DH_CHECK(checkUnchanged(index, source));
+  Writer writer(batch_);
+  writer.varint(index);
+  writer.u8(source.changed ? kFileChanged : 0);
+  writer.bytes(content_);
+  readBytes_ += got;
+  literalBytes_ += got;
+  sentFile(index);
+  return batch_.size() >= kBatchBytes ? flush() : Status();
+}
+
+Status FileSender::flush() {
+  if (batch_.empty()) return {};
+  Bytes payload;
+  Writer(payload).raw(blake3(batch_));
+  DH_CHECK(packer_.pack(payload, batch_));
+  literalEncodedBytes_ += payload.size();
+  batch_.clear();
+  return around_.out.send(Message::kSmallFiles, payload);
+}
+
+Status FileSender::sendDelta(uint32_t index, const Signature& signature) {
+  DH_TRY(Source source, open(index));
+  if (!source.file.isOpen()) return {};
+  return sendDelta(index, std::move(source), signature);
+}
+
+Status FileSender::sendDelta(uint32_t index, Source source, const Signature& signature) {
+  DH_CHECK(flush());
+  const SignatureIndex matchIndex(signature);
+  DeltaEncoder encoder(
+      [&](Bytes block) {
+        Bytes payload;
+        Writer writer(payload);
+        writer.varint(index);
+        writer.raw(block);
+        return around_.out.send(Message::kDelta, payload);
+      },
+      around_.options.zstdLevel);
+  Matcher matcher(matchIndex, encoder);
+  ContentHasher hasher;
+  Status matched = matchFile(source.file, matcher, hasher, [&](uint64_t done) {
+    around_.advance(doneBytes_ + done, filesSent_);
+    return !around_.cancelled();
+  });
+  if (matched.ok()) matched = matcher.finish();
+  if (matched.ok()) matched = encoder.finish();
+  const MatchStatistics& match = matcher.statistics();
+  readBytes_ += match.readBytes;
+  matchedBytes_ += match.matchedBytes;
+  zeroBytes_ += match.zeroBytes;
+  falseMatches_ += match.falseMatches;
+  literalBytes_ += encoder.statistics().literalBytes;
+  literalEncodedBytes_ += encoder.statistics().literalEncodedBytes;
+  if (!matched.ok()) {
+    // Shrank under our hands: there is no content to speak of; the next round will have it.
+    if (matched.error().code == Code::kChanged && around_.options.allowChanging) {
+      return sendGone(index, "shrank while it was read");
+    }
+    Error error = std::move(matched).error();
+    if (error.code != Code::kCancelled) error.context = around_.tree.path(index) + ": " + error.context;
+    return error;
+  }
+  DH_CHECK(checkUnchanged(index, source));
+  return sendEnd(index, source.changed, hasher.size(), hasher.finish());
+}
+
+Status FileSender::sendEnd(uint32_t index, bool changed, uint64_t size, const Digest& digest) {
+  Bytes payload;
+  Writer writer(payload);
+  writer.varint(index);
+  writer.u8(changed ? kFileChanged : 0);
+  writer.varint(size);
+  writer.raw(digest);
+  DH_CHECK(around_.out.send(Message::kFileEnd, payload));
+  sentFile(index);
+  return {};
+}
+
+void FileSender::sentFile(uint32_t index) {
+  ++filesSent_;
+  doneBytes_ += around_.tree.fileBytes(index);
+  around_.advance(doneBytes_, filesSent_);
+}
+
+void FileSender::addTo(std::map<std::string, double>& statistics) const {
+  const std::pair<const char*, uint64_t> counts[] = {
+      {"filesSent", filesSent_},       {"readBytes", readBytes_},
+      {"literalBytes", literalBytes_}, {"literalEncodedBytes", literalEncodedBytes_},
+      {"matchedBytes", matchedBytes_}, {"zeroBytes", zeroBytes_},
+      {"falseMatches", falseMatches_}, {"changedFiles", changedFiles_},
+      {"goneFiles", goneFiles_},
+  };
+  for (const auto& [name, value] : counts) statistics[name] = static_cast<double>(value);
+}
+
+}  // namespace deltahop

@@ -1,0 +1,72 @@
+// The sender's answers, one file each.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "job/send_job.h"
+#include "job/transfer_job.h"
+#include "signature/signature.h"
+#include "tree/scan.h"
+#include "tree/tree.h"
+
+namespace deltahop {
+
+/// Opens the files of a tree, turns them into messages and counts what became of them. One thread.
+class FileSender {
+ public:
+  /// What the answers have in common; everything that is referred to must outlive the sender.
+  struct Surroundings {
+    const SendJobOptions& options;
+    const Directory& root;
+    const Tree& tree;
+    MessageWriter& out;
+    Notes& notes;
+    std::function<bool()> cancelled;
+    /// Told bytes and files done so far.
+    std::function<void(uint64_t doneBytes, uint64_t doneFiles)> advance;
+  };
+  explicit FileSender(Surroundings surroundings);
+
+  /// A file as it is. Small ones are gathered: flush() before the peer is waited for.
+  Status sendWhole(uint32_t index, const Key& key);
+  /// A file as a delta from the basis of this signature.
+  Status sendDelta(uint32_t index, const Signature& signature);
+  /// Sends the small files gathered so far.
+  Status flush();
+  /// Adds its figures.
+  void addTo(std::map<std::string, double>& statistics) const;
+
+ private:
+  struct Source {
+    File file;  // not open: gone, and the peer was told
+    struct stat before{};
+    bool changed = false;
+  };
+
+  Result<Source> open(uint32_t index);
+  Status checkUnchanged(uint32_t index, Source& source);
+  Status sendGone(uint32_t index, const char* why);
+  Status sendDelta(uint32_t index, Source source, const Signature& signature);
+  Status sendEnd(uint32_t index, bool changed, uint64_t size, const Digest& digest);
+  void sentFile(uint32_t index);
+
+  Surroundings around_;
+  Packer packer_;
+  ParentCache parents_;
+  Bytes batch_;
+  Bytes content_;
+  uint64_t filesSent_ = 0;
+  uint64_t doneBytes_ = 0;
+  uint64_t readBytes_ = 0;
+  uint64_t literalBytes_ = 0;
+  uint64_t literalEncodedBytes_ = 0;
+  uint64_t matchedBytes_ = 0;
+  uint64_t zeroBytes_ = 0;
+  uint64_t falseMatches_ = 0;
+  uint64_t changedFiles_ = 0;
+  uint64_t goneFiles_ = 0;
+};
+
+}  // namespace deltahop
