@@ -48,6 +48,10 @@ std::unique_ptr<Job> sendJob(Options& from) {
   options.verify = from.flag("verify");
   options.allowChanging = from.flag("allowChanging");
   options.zstdLevel = static_cast<int>(from.integer("zstdLevel", 1, 19));
+  options.recordPath = from.textOrNull("recordPath");
+  const std::optional<std::string> basisTreePath = from.textOrNull("basisTreePath");
+  const std::optional<std::string> basisRecordPath = from.textOrNull("basisRecordPath");
+  if (basisTreePath.has_value() && basisRecordPath.has_value()) options.basis = {*basisTreePath, *basisRecordPath};
   return from.ok() ? makeSendJob(std::move(options)) : nullptr;
 }
 
@@ -60,6 +64,7 @@ std::unique_ptr<Job> receiveJob(Options& from) {
   options.deleteOthers = from.flag("deleteOthers");
   options.dryRun = from.flag("dryRun");
   options.itemize = from.flag("itemize");
+  options.recordPath = from.textOrNull("recordPath");
   return from.ok() ? makeReceiveJob(std::move(options)) : nullptr;
 }
 

@@ -1,9 +1,5 @@
 #include "codec/delta_decoder.h"
 
-#include <zstd.h>
-
-#include <string>
-
 #include "wire/reader.h"
 
 namespace deltahop {
@@ -19,34 +15,8 @@ int64_t unzigzag(uint64_t value) {
 
 }  // namespace
 
-struct DeltaDecoder::Decompressor {
-  ZSTD_DCtx* context = ZSTD_createDCtx();
-  ~Decompressor() { ZSTD_freeDCtx(context); }
-};
-
 DeltaDecoder::DeltaDecoder(uint64_t basisBytes, uint64_t maxTargetBytes)
-    : decompressor_(std::make_unique<Decompressor>()), basisBytes_(basisBytes), maxTargetBytes_(maxTargetBytes) {}
-
-DeltaDecoder::~DeltaDecoder() = default;
-
-Status DeltaDecoder::readSection(Reader& reader, size_t maxBytes, Bytes& raw) {
-  DH_TRY(const uint8_t codec, reader.u8());
-  if (codec == 0) {
-    DH_TRY(const ByteSpan bytes, reader.bytes(maxBytes));
-    raw.assign(bytes.begin(), bytes.end());
-    return {};
-  }
-  if (codec != 1) return Error{Code::kUnsupported, "delta section of an unknown codec"};
-  DH_TRY(const uint64_t rawBytes, reader.varint(maxBytes));
-  DH_TRY(const ByteSpan encoded, reader.bytes(maxBytes));
-  if (decompressor_->context == nullptr) return Error{Code::kLimit, "no memory for the decompressor"};
-  raw.resize(rawBytes);
-  const size_t got =
-      ZSTD_decompressDCtx(decompressor_->context, raw.data(), raw.size(), encoded.data(), encoded.size());
-  if (ZSTD_isError(got)) return Error{Code::kCorrupt, std::string("decompress: ") + ZSTD_getErrorName(got)};
-  if (got != rawBytes) return Error{Code::kCorrupt, "delta section of another length than announced"};
-  return {};
-}
+    : basisBytes_(basisBytes), maxTargetBytes_(maxTargetBytes) {}
 
 // Calls visit(op, length, basisOffset, literal) for each instruction, checking all of them on the way.
 template <typename Visit>
@@ -87,8 +57,8 @@ Status DeltaDecoder::forEachOp(Visit visit) const {
 
 Status DeltaDecoder::decode(ByteSpan block, DeltaSink& sink) {
   Reader reader(block);
-  DH_CHECK(readSection(reader, kMaxDeltaOpsBytes, ops_));
-  DH_CHECK(readSection(reader, kMaxDeltaLiteralBytes, literals_));
+  DH_CHECK(sections_.read(reader, kMaxDeltaOpsBytes, ops_));
+  DH_CHECK(sections_.read(reader, kMaxDeltaLiteralBytes, literals_));
   DH_CHECK(reader.expectEnd());
   if (ops_.empty()) return Error{Code::kCorrupt, "empty delta block"};
   uint64_t blockTargetBytes = 0;

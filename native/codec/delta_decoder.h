@@ -2,11 +2,11 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 
 #include "base/bytes.h"
 #include "base/result.h"
 #include "codec/delta_encoder.h"
+#include "codec/section.h"
 
 namespace deltahop {
 
@@ -15,7 +15,6 @@ class DeltaDecoder {
  public:
   /// Copies must lie inside [0, basisBytes); all blocks together must not make more than `maxTargetBytes`.
   DeltaDecoder(uint64_t basisBytes, uint64_t maxTargetBytes);
-  ~DeltaDecoder();
 
   /// Decodes one block and gives its instructions to `sink`. A block with any fault (kCorrupt, kTruncated, kLimit) is
   /// refused before its first instruction is given.
@@ -24,12 +23,10 @@ class DeltaDecoder {
   uint64_t targetBytes() const { return targetBytes_; }
 
  private:
-  Status readSection(class Reader& reader, size_t maxBytes, Bytes& raw);
   template <typename Visit>
   Status forEachOp(Visit visit) const;
 
-  struct Decompressor;
-  std::unique_ptr<Decompressor> decompressor_;
+  SectionReader sections_;
   uint64_t basisBytes_;
   uint64_t maxTargetBytes_;
   uint64_t targetBytes_ = 0;

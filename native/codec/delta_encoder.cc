@@ -1,7 +1,5 @@
 #include "codec/delta_encoder.h"
 
-#include <zstd.h>
-
 #include <algorithm>
 
 #include "wire/writer.h"
@@ -20,21 +18,12 @@ uint64_t zigzag(int64_t value) {
 
 }  // namespace
 
-struct DeltaEncoder::Compressor {
-  ZSTD_CCtx* context = ZSTD_createCCtx();
-  int level = kDefaultZstdLevel;
-  ~Compressor() { ZSTD_freeCCtx(context); }
-};
-
-DeltaEncoder::DeltaEncoder(BlockSink onBlock, int zstdLevel)
-    : compressor_(std::make_unique<Compressor>()), onBlock_(std::move(onBlock)) {
-  setLevel(zstdLevel);
-}
+DeltaEncoder::DeltaEncoder(BlockSink onBlock, int zstdLevel) : sections_(zstdLevel), onBlock_(std::move(onBlock)) {}
 
 DeltaEncoder::~DeltaEncoder() = default;
 
 void DeltaEncoder::setLevel(int zstdLevel) {
-  compressor_->level = std::clamp(zstdLevel, 1, ZSTD_maxCLevel());
+  sections_.setLevel(zstdLevel);
 }
 
 // Puts the pending instruction into the block.
@@ -92,36 +81,12 @@ Status DeltaEncoder::literal(ByteSpan data) {
   return {};
 }
 
-// Section: u8 codec (0 as it is, 1 zstd), varint raw bytes, with zstd also varint encoded bytes, the bytes.
-Result<size_t> DeltaEncoder::writeSection(Bytes& output, ByteSpan raw) {
-  Writer writer(output);
-  // Below this a zstd frame cannot win.
-  constexpr size_t kMinCompressBytes = 24;
-  if (raw.size() >= kMinCompressBytes) {
-    if (compressor_->context == nullptr) return Error{Code::kLimit, "no memory for the compressor"};
-    Bytes& encoded = compressed_;
-    encoded.resize(ZSTD_compressBound(raw.size()));
-    const size_t bytes = ZSTD_compressCCtx(compressor_->context, encoded.data(), encoded.size(), raw.data(), raw.size(),
-                                           compressor_->level);
-    if (ZSTD_isError(bytes)) return Error{Code::kLimit, std::string("compress: ") + ZSTD_getErrorName(bytes)};
-    if (bytes < raw.size() - raw.size() / 64) {
-      writer.u8(1);
-      writer.varint(raw.size());
-      writer.bytes({encoded.data(), bytes});
-      return bytes;
-    }
-  }
-  writer.u8(0);
-  writer.bytes(raw);
-  return raw.size();
-}
-
 Status DeltaEncoder::flushBlock() {
   if (ops_.empty()) return {};
   Bytes block;
   block.reserve(ops_.size() + literals_.size() + 32);
-  DH_CHECK(writeSection(block, ops_));
-  DH_TRY(const size_t encoded, writeSection(block, literals_));
+  DH_CHECK(sections_.write(block, ops_));
+  DH_TRY(const size_t encoded, sections_.write(block, literals_));
   statistics_.literalBytes += literals_.size();
   statistics_.literalEncodedBytes += encoded;
   statistics_.blockBytes += block.size();

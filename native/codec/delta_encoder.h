@@ -4,10 +4,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <memory>
 
 #include "base/bytes.h"
 #include "base/result.h"
+#include "codec/section.h"
 #include "match/matcher.h"
 
 namespace deltahop {
@@ -50,14 +50,11 @@ class DeltaEncoder : public DeltaSink {
   Status startOp(Op op);
   void flushOp();
   Status flushBlock();
-  Result<size_t> writeSection(Bytes& output, ByteSpan raw);
 
-  struct Compressor;
-  std::unique_ptr<Compressor> compressor_;
+  SectionWriter sections_;
   BlockSink onBlock_;
   Bytes ops_;
   Bytes literals_;
-  Bytes compressed_;
   Op op_ = Op::kNone;
   uint64_t opLength_ = 0;
   uint64_t copyOffset_ = 0;

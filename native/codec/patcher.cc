@@ -37,10 +37,21 @@ Status FileOutput::finish(uint64_t size) {
 }
 
 Patcher::Patcher(const Basis& basis, PatchOutput& output, uint64_t maxTargetBytes)
-    : basis_(basis), output_(output), decoder_(basis.size(), std::min(maxTargetBytes, kMaxFileBytes)) {}
+    : basis_(basis),
+      output_(output),
+      decoder_(basis.size(), std::min(maxTargetBytes, kMaxFileBytes)),
+      pages_(basis, std::min(maxTargetBytes, kMaxFileBytes)) {}
 
 Status Patcher::apply(ByteSpan block) {
   return decoder_.decode(block, *this);
+}
+
+Status Patcher::applyPages(ByteSpan block) {
+  return pages_.decode(block, *this);
+}
+
+Status Patcher::append(ByteSpan data) {
+  return literal(data);
 }
 
 Status Patcher::copy(uint64_t basisOffset, uint64_t length) {

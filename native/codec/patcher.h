@@ -6,6 +6,7 @@
 #include "base/bytes.h"
 #include "base/result.h"
 #include "codec/delta_decoder.h"
+#include "codec/page_decoder.h"
 #include "hash/content_digest.h"
 #include "io/basis.h"
 #include "io/file.h"
@@ -38,7 +39,7 @@ class FileOutput : public PatchOutput {
 struct PatchSummary {
   uint64_t size = 0;
   uint64_t matchedBytes = 0;
-  uint64_t literalBytes = 0;
+  uint64_t literalBytes = 0;  // of page blocks too: what was not copied as it was
   uint64_t zeroBytes = 0;
 };
 
@@ -49,6 +50,10 @@ class Patcher : private DeltaSink {
   Patcher(const Basis& basis, PatchOutput& output, uint64_t maxTargetBytes = kMaxFileBytes);
 
   Status apply(ByteSpan block);
+  /// Applies a block of pages (codec/page_decoder.h).
+  Status applyPages(ByteSpan block);
+  /// Appends bytes that came in another way.
+  Status append(ByteSpan data);
   /// Bytes of the target made so far.
   uint64_t doneBytes() const { return hasher_.size(); }
   /// kMismatch if the size or the content digest is not the expected one.
@@ -62,6 +67,7 @@ class Patcher : private DeltaSink {
   const Basis& basis_;
   PatchOutput& output_;
   DeltaDecoder decoder_;
+  PageDecoder pages_;
   ContentHasher hasher_;
   Bytes buffer_;
   PatchSummary summary_;

@@ -6,14 +6,11 @@
 #include "io/file.h"
 
 namespace deltahop {
-namespace {
 
 const Digest& zeroSegmentDigest() {
   static const Digest digest = blake3(Bytes(kContentSegmentBytes));
   return digest;
 }
-
-}  // namespace
 
 void ContentHasher::endSegment(const Digest& digest) {
   root_.update(digest);
@@ -30,6 +27,11 @@ void ContentHasher::update(ByteSpan input) {
     if (segmentBytes_ == kContentSegmentBytes) endSegment(segment_.finish());
     input = input.subspan(taken);
   }
+}
+
+void ContentHasher::updateSegment(const Digest& digest) {
+  endSegment(digest);
+  size_ += kContentSegmentBytes;
 }
 
 void ContentHasher::updateZeros(uint64_t count) {
@@ -53,6 +55,12 @@ Digest ContentHasher::finish() {
   for (size_t i = 0; i < 8; ++i) size[i] = static_cast<uint8_t>(size_ >> (8 * i));
   root_.update(size);
   return root_.finish();
+}
+
+Digest contentDigest(ByteSpan bytes) {
+  ContentHasher hasher;
+  hasher.update(bytes);
+  return hasher.finish();
 }
 
 Result<Digest> contentDigest(const File& file, const std::function<bool(uint64_t)>& onProgress) {

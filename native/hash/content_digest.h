@@ -23,6 +23,8 @@ class ContentHasher {
  public:
   void update(ByteSpan input);
   void updateZeros(uint64_t count);
+  /// A full segment of which the digest (its plain BLAKE3) is known; only where a segment begins.
+  void updateSegment(const Digest& digest);
   /// The digest of all so far; call once, last.
   Digest finish();
   /// Bytes so far.
@@ -36,6 +38,12 @@ class ContentHasher {
   size_t segmentBytes_ = 0;
   uint64_t size_ = 0;
 };
+
+/// The digest of a full segment of zeros.
+const Digest& zeroSegmentDigest();
+
+/// The content digest of bytes in memory.
+Digest contentDigest(ByteSpan bytes);
 
 /// The content digest of a file, from offset 0 to the size it has now; holes are not read. `onProgress`, if given, is
 /// told the bytes done after each read; returning false ends with kCancelled. Errors: kIo, kChanged if the file shrank.

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "hash/blake3.h"
+#include "hash/content_digest.h"
 #include "wire/reader.h"
 
 namespace deltahop {
@@ -17,6 +18,9 @@ namespace {
 constexpr size_t kGroupFiles = 4096;
 constexpr uint64_t kGroupBytes = 256 << 20;
 constexpr size_t kSyncEachFiles = 8;
+// Of one batch compressed beside old ones.
+constexpr uint64_t kMaxSmallChanges = 256 << 10;
+constexpr size_t kMaxSmallChangesBytes = 512 << 10;
 
 }  // namespace
 
@@ -39,6 +43,29 @@ Result<bool> FileReceiver::take(const Frame& frame) {
   }
 }
 
+Result<bool> FileReceiver::takeShared(const Frame& frame) {
+  unasked_ = true;
+  auto taken = takeUnasked(frame);
+  unasked_ = false;
+  return taken;
+}
+
+Result<bool> FileReceiver::takeUnasked(const Frame& frame) {
+  switch (static_cast<Message>(frame.type)) {
+    case Message::kPages:
+      DH_CHECK(onPages(frame.payload));
+      return true;
+    case Message::kPart:
+      DH_CHECK(onPart(frame.payload));
+      return true;
+    case Message::kSmallChanges:
+      DH_CHECK(onSmallChanges(frame.payload));
+      return true;
+    default:
+      return take(frame);
+  }
+}
+
 Result<File> FileReceiver::create(uint32_t index, std::string& name) {
   const std::string path = tree_.wanted.path(index);
   auto file = tree_.partial.create(path, name);
@@ -47,10 +74,16 @@ Result<File> FileReceiver::create(uint32_t index, std::string& name) {
 }
 
 Status FileReceiver::begin(uint64_t number) {
-  DH_TRY(BasisChoice choice, book_.take(number));
+  auto choice = book_.take(number);
   auto incoming = std::make_unique<Incoming>();
   incoming->index = static_cast<uint32_t>(number);
-  DH_TRY(incoming->basis, openBasis(tree_, *tree_.wantedParents, incoming->index, choice));
+  if (!choice.ok()) {
+    if (!unasked_ || number >= tree_.wanted.size()) return choice.error();
+    incoming->dropped = true;
+    incoming_ = std::move(incoming);
+    return {};
+  }
+  DH_TRY(incoming->basis, openBasis(tree_, *tree_.wantedParents, incoming->index, choice.value()));
   DH_TRY(incoming->file, create(incoming->index, incoming->name));
   incoming->output.emplace(incoming->file);
   incoming->patcher.emplace(incoming->basis, *incoming->output);
@@ -58,23 +91,60 @@ Status FileReceiver::begin(uint64_t number) {
   return {};
 }
 
-Status FileReceiver::onDelta(ByteSpan payload) {
-  Reader reader(payload);
+// The index of a message that belongs to a file whose content is arriving.
+Result<uint64_t> FileReceiver::goOn(Reader& reader) {
   DH_TRY(const uint64_t number, reader.varint());
-  DH_TRY(const ByteSpan block, reader.take(reader.remaining()));
   if (incoming_ == nullptr) DH_CHECK(begin(number));
   if (incoming_->index != number) return Error{Code::kProtocol, "a file inside another", 0};
-  if (incoming_->basisChanged) return {};
-  const uint64_t before = incoming_->patcher->doneBytes();
-  const Status applied = incoming_->patcher->apply(block);
-  doneBytes_ += incoming_->patcher->doneBytes() - before;
+  return number;
+}
+
+Status FileReceiver::applied(uint64_t doneBefore, const Status& status, bool shared) {
+  doneBytes_ += incoming_->patcher->doneBytes() - doneBefore;
   advance_(doneBytes_, doneFiles_);
-  if (applied.ok()) return {};
-  if (applied.error().code == Code::kChanged) {
+  if (status.ok()) return {};
+  // Bytes that do not fit may come of a basis that was written since it was looked at: the file is asked for once more.
+  if (status.error().code == Code::kChanged || (shared && status.error().code == Code::kCorrupt)) {
     incoming_->basisChanged = true;
     return {};
   }
-  return failIncoming(applied.error());
+  return failIncoming(status.error());
+}
+
+Status FileReceiver::onDelta(ByteSpan payload) {
+  Reader reader(payload);
+  DH_CHECK(goOn(reader));
+  DH_TRY(const ByteSpan block, reader.take(reader.remaining()));
+  if (incoming_->basisChanged || incoming_->dropped) return {};
+  const uint64_t before = incoming_->patcher->doneBytes();
+  return applied(before, incoming_->patcher->apply(block), false);
+}
+
+Status FileReceiver::onPages(ByteSpan payload) {
+  Reader reader(payload);
+  DH_CHECK(goOn(reader));
+  DH_TRY(const ByteSpan block, reader.take(reader.remaining()));
+  if (incoming_->basisChanged || incoming_->dropped) return {};
+  const uint64_t before = incoming_->patcher->doneBytes();
+  return applied(before, incoming_->patcher->applyPages(block), true);
+}
+
+Status FileReceiver::onPart(ByteSpan payload) {
+  Reader reader(payload);
+  DH_CHECK(goOn(reader));
+  DH_TRY(const uint64_t begin, reader.varint());
+  DH_TRY(const uint64_t length, reader.varint(kMaxPartOldBytes));
+  if (incoming_->dropped) return {};
+  const uint64_t basisBytes = incoming_->basis.size();
+  if (begin > basisBytes || length > basisBytes - begin) return Error{Code::kCorrupt, "a part of no basis", 0};
+  if (incoming_->basisChanged) return {};
+  const uint64_t before = incoming_->patcher->doneBytes();
+  old_.resize(length);
+  Status status = incoming_->basis.readAt(begin, old_);
+  if (status.ok()) status = sections_.read(reader, kMaxPartBytes, content_, old_);
+  if (status.ok()) status = reader.expectEnd();
+  if (status.ok()) status = incoming_->patcher->append(content_);
+  return applied(before, status, true);
 }
 
 Status FileReceiver::onFileEnd(ByteSpan payload) {
@@ -87,6 +157,10 @@ Status FileReceiver::onFileEnd(ByteSpan payload) {
   if ((flags & ~kFileChanged) != 0) return Error{Code::kUnsupported, "a flag of a file's end", 0};
   if (incoming_ == nullptr) DH_CHECK(begin(number));
   if (incoming_->index != number) return Error{Code::kProtocol, "a file inside another", 0};
+  if (incoming_->dropped) {
+    incoming_.reset();
+    return {};
+  }
   Digest expected;
   std::copy(bytes.begin(), bytes.end(), expected.begin());
   bool right = false;
@@ -108,7 +182,7 @@ Status FileReceiver::onFileEnd(ByteSpan payload) {
     repairs_.push_back(incoming->index);
     return {};
   }
-  return finishFile(incoming->index, incoming->file, incoming->name, flags, size);
+  return finishFile(incoming->index, incoming->file, incoming->name, flags, size, expected);
 }
 
 Status FileReceiver::failIncoming(const Error& error) {
@@ -133,23 +207,88 @@ Status FileReceiver::onSmallFiles(ByteSpan payload) {
     DH_TRY(const uint64_t number, reader.varint());
     DH_TRY(const uint8_t flags, reader.u8());
     DH_TRY(const ByteSpan content, reader.bytes(kSmallFileBytes));
-    if ((flags & ~kFileChanged) != 0) return Error{Code::kUnsupported, "a flag of a small file", 0};
-    DH_CHECK(book_.take(number));
-    const auto index = static_cast<uint32_t>(number);
-    std::string name;
-    DH_TRY(File file, create(index, name));
-    FileOutput output(file);
-    Status written = output.write(content);
-    if (written.ok()) written = output.finish(content.size());
-    if (!written.ok()) {
-      tree_.partial.remove(name);
-      return withPath(written.error(), tree_.wanted.path(index));
-    }
-    literalBytes_ += content.size();
-    doneBytes_ += content.size();
-    DH_CHECK(finishFile(index, file, name, flags, content.size()));
+    DH_CHECK(makeSmall(number, flags, content));
   }
   return {};
+}
+
+Status FileReceiver::makeSmall(uint64_t number, uint8_t flags, ByteSpan content) {
+  if ((flags & ~kFileChanged) != 0) return Error{Code::kUnsupported, "a flag of a small file", 0};
+  const auto asked = book_.take(number);
+  if (!asked.ok()) {
+    if (!unasked_ || number >= tree_.wanted.size()) return asked.error();
+    return {};
+  }
+  const auto index = static_cast<uint32_t>(number);
+  std::string name;
+  DH_TRY(File file, create(index, name));
+  FileOutput output(file);
+  Status written = output.write(content);
+  if (written.ok()) written = output.finish(content.size());
+  if (!written.ok()) {
+    tree_.partial.remove(name);
+    return withPath(written.error(), tree_.wanted.path(index));
+  }
+  literalBytes_ += content.size();
+  doneBytes_ += content.size();
+  Digest digest{};
+  if (options_.recordPath.has_value()) digest = contentDigest(content);
+  return finishFile(index, file, name, flags, content.size(), digest);
+}
+
+// All of the old file at the path of a wanted one.
+Status FileReceiver::readOld(uint64_t index, Bytes& output) {
+  const uint32_t partner = index < tree_.wanted.size() ? tree_.plan.partners[index] : kNoEntry;
+  if (partner == kNoEntry || !tree_.own.isRegular(partner) || tree_.own.fileBytes(partner) > kSmallFileBytes) {
+    return Error{Code::kProtocol, "a small file without an old one", 0};
+  }
+  const auto entry = static_cast<uint32_t>(index);
+  const size_t at = output.size();
+  output.resize(at + tree_.own.fileBytes(partner));
+  DH_TRY(const Directory* parent, tree_.wantedParents->parentOf(entry));
+  DH_TRY(const File file, parent->openRegular(std::string(tree_.wanted.name(entry))));
+  DH_TRY(const size_t got, file.readAt(0, std::span(output).subspan(at)));
+  if (at + got < output.size()) return Error{Code::kChanged, tree_.wanted.path(entry) + " became shorter", 0};
+  return {};
+}
+
+Status FileReceiver::onSmallChanges(ByteSpan payload) {
+  if (incoming_ != nullptr) return Error{Code::kProtocol, "a file inside another", 0};
+  Reader outer(payload);
+  DH_TRY(const ByteSpan expected, outer.take(sizeof(Digest)));
+  DH_TRY(const uint64_t count, outer.varint(kMaxSmallChanges));
+  std::vector<uint64_t> numbers;
+  uint64_t next = 0;
+  for (uint64_t i = 0; i < count; ++i) {
+    DH_TRY(const uint64_t step, outer.varint(tree_.wanted.size()));
+    numbers.push_back(next + step);
+    next += step + 1;
+  }
+  const auto decode = [&]() -> Status {
+    old_.clear();
+    for (const uint64_t number : numbers) {
+      DH_CHECK(readOld(number, old_));
+      if (old_.size() > kMaxPartOldBytes) return Error{Code::kLimit, "old bytes beside small files", 0};
+    }
+    DH_CHECK(sections_.read(outer, kMaxSmallChangesBytes, content_, old_));
+    DH_CHECK(outer.expectEnd());
+    const Digest digest = blake3(content_);
+    if (std::equal(digest.begin(), digest.end(), expected.begin())) return {};
+    return Error{Code::kMismatch, "a batch of small files", 0};
+  };
+  const Status decoded = decode();
+  if (!decoded.ok()) {
+    // Old files that were written since they were looked at: all of the batch will be asked for.
+    notes_.add("small files did not fit what lies here (" + decoded.error().context + ")");
+    return {};
+  }
+  Reader reader(content_);
+  for (const uint64_t number : numbers) {
+    DH_TRY(const uint8_t flags, reader.u8());
+    DH_TRY(const ByteSpan content, reader.bytes(kSmallFileBytes));
+    DH_CHECK(makeSmall(number, flags, content));
+  }
+  return reader.expectEnd();
 }
 
 Status FileReceiver::onGone(ByteSpan payload) {
@@ -158,9 +297,15 @@ Status FileReceiver::onGone(ByteSpan payload) {
   DH_CHECK(reader.expectEnd());
   if (incoming_ != nullptr) {
     if (incoming_->index != number) return Error{Code::kProtocol, "a file inside another", 0};
+    const bool dropped = incoming_->dropped;
     incoming_.reset();  // what arrived stays, as a basis for the next time
+    if (dropped) return {};
   } else {
-    DH_CHECK(book_.take(number));
+    const auto asked = book_.take(number);
+    if (!asked.ok()) {
+      if (!unasked_ || number >= tree_.wanted.size()) return asked.error();
+      return {};
+    }
   }
   const auto index = static_cast<uint32_t>(number);
   tree_.missing[index] = true;
@@ -169,7 +314,9 @@ Status FileReceiver::onGone(ByteSpan payload) {
   return {};
 }
 
-Status FileReceiver::finishFile(uint32_t index, File& file, const std::string& name, uint8_t flags, uint64_t size) {
+Status FileReceiver::finishFile(uint32_t index, File& file, const std::string& name, uint8_t flags, uint64_t size,
+                                const Digest& digest) {
+  if (options_.recordPath.has_value()) digests_[index] = digest;
   Metadata metadata = metadataOf(tree_.wanted, index);
   // A file of two times must never look like the sender's: the next round has to look at it again.
   if (flags & kFileChanged) metadata.mtimeSeconds -= 1;

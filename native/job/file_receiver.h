@@ -7,9 +7,11 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "codec/patcher.h"
+#include "codec/section.h"
 #include "io/basis.h"
 #include "job/receive_job.h"
 #include "job/request_book.h"
@@ -29,6 +31,9 @@ class FileReceiver {
 
   /// Takes a message that may answer a request; false if it is of another kind.
   Result<bool> take(const Frame& frame);
+  /// Takes a message against the shared basis, which is what lies here; false if it is of another kind. The sender
+  /// works out by itself what is to be sent: what is not wanted here is dropped.
+  Result<bool> takeShared(const Frame& frame);
   /// Nothing is under way between two files.
   bool isIdle() const { return incoming_ == nullptr; }
   /// Files whose digest was wrong, to be requested once more; a second failure is an error.
@@ -41,6 +46,8 @@ class FileReceiver {
   void skip(uint64_t files, uint64_t bytes);
   /// Adds its figures.
   void addTo(std::map<std::string, double>& statistics) const;
+  /// Content digests of the files that were received, if a record will be written.
+  const std::unordered_map<uint32_t, Digest>& digests() const { return digests_; }
 
  private:
   // A file whose delta is arriving.
@@ -52,20 +59,30 @@ class FileReceiver {
     std::optional<FileOutput> output;
     std::optional<Patcher> patcher;
     bool basisChanged = false;
+    bool dropped = false;
   };
   struct Finished {
     uint32_t index = 0;
     std::string name;
   };
 
+  Result<bool> takeUnasked(const Frame& frame);
   Status begin(uint64_t number);
   Status onDelta(ByteSpan payload);
   Status onFileEnd(ByteSpan payload);
   Status onSmallFiles(ByteSpan payload);
   Status onGone(ByteSpan payload);
+  Status onPages(ByteSpan payload);
+  Status onPart(ByteSpan payload);
+  Status onSmallChanges(ByteSpan payload);
+  Result<uint64_t> goOn(Reader& reader);
+  Status applied(uint64_t doneBefore, const Status& status, bool shared);
+  Status readOld(uint64_t index, Bytes& output);
+  Status makeSmall(uint64_t number, uint8_t flags, ByteSpan content);
   Result<File> create(uint32_t index, std::string& name);
   Status failIncoming(const Error& error);
-  Status finishFile(uint32_t index, File& file, const std::string& name, uint8_t flags, uint64_t size);
+  Status finishFile(uint32_t index, File& file, const std::string& name, uint8_t flags, uint64_t size,
+                    const Digest& digest);
   Status commit(const Finished& finished);
 
   const ReceiveJobOptions& options_;
@@ -74,9 +91,14 @@ class FileReceiver {
   Notes& notes_;
   std::function<void(uint64_t, uint64_t)> advance_;
   Unpacker unpacker_;
+  SectionReader sections_;
+  Bytes old_;
+  Bytes content_;
+  std::unordered_map<uint32_t, Digest> digests_;
   std::unique_ptr<Incoming> incoming_;
   std::vector<uint32_t> repairs_;
   bool repairing_ = false;
+  bool unasked_ = false;  // answers come that were not asked for
   std::vector<Finished> group_;
   uint64_t groupBytes_ = 0;
   uint64_t doneBytes_ = 0;

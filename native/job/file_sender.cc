@@ -18,7 +18,6 @@ constexpr size_t kBatchBytes = 256 << 10;
 FileSender::FileSender(Surroundings surroundings)
     : around_(std::move(surroundings)), packer_(around_.options.zstdLevel), parents_(around_.root, around_.tree) {}
 
-// Vanished or replaced files are an answer, not an error, where the tree is alive.
 Result<FileSender::Source> FileSender::open(uint32_t index) {
   Source source;
   const Tree& tree = around_.tree;
@@ -49,7 +48,6 @@ Result<FileSender::Source> FileSender::open(uint32_t index) {
   return source;
 }
 
-// To be called after the file was read.
 Status FileSender::checkUnchanged(uint32_t index, Source& source) {
   DH_TRY(const struct stat after, source.file.stat());
   const struct stat& before = source.before;
@@ -77,7 +75,11 @@ Status FileSender::sendGone(uint32_t index, const char* why) {
 Status FileSender::sendWhole(uint32_t index, const Key& key) {
   DH_TRY(Source source, open(index));
   if (!source.file.isOpen()) return {};
-  const auto size = static_cast<uint64_t>(source.before.st_size);
+  return sendWhole(index, std::move(source), key);
+}
+
+Status FileSender::sendWhole(uint32_t index, Source source, const Key& key) {
+  const uint64_t size = source.bytes();
   if (size > kSmallFileBytes) {
     Signature none;
     none.key = key;
@@ -94,7 +96,9 @@ Status FileSender::sendWhole(uint32_t index, const Key& key) {
   writer.bytes(content_);
   readBytes_ += got;
   literalBytes_ += got;
-  sentFile(index);
+  Digest digest{};
+  if (around_.options.recordPath.has_value()) digest = contentDigest(content_);
+  sentFile(index, source.changed, digest);
   return batch_.size() >= kBatchBytes ? flush() : Status();
 }
 
@@ -141,17 +145,16 @@ Status FileSender::sendDelta(uint32_t index, Source source, const Signature& sig
   falseMatches_ += match.falseMatches;
   literalBytes_ += encoder.statistics().literalBytes;
   literalEncodedBytes_ += encoder.statistics().literalEncodedBytes;
-  if (!matched.ok()) {
-    // Shrank under our hands: there is no content to speak of; the next round will have it.
-    if (matched.error().code == Code::kChanged && around_.options.allowChanging) {
-      return sendGone(index, "shrank while it was read");
-    }
-    Error error = std::move(matched).error();
-    if (error.code != Code::kCancelled) error.context = around_.tree.path(index) + ": " + error.context;
-    return error;
-  }
+  if (!matched.ok()) return sendFailure(index, std::move(matched).error());
   DH_CHECK(checkUnchanged(index, source));
   return sendEnd(index, source.changed, hasher.size(), hasher.finish());
+}
+
+Status FileSender::sendFailure(uint32_t index, Error error) {
+  // Shrank under our hands: there is no content to speak of; the next round will have it.
+  if (error.code == Code::kChanged && around_.options.allowChanging) return sendGone(index, "shrank while it was read");
+  if (error.code != Code::kCancelled) error.context = around_.tree.path(index) + ": " + error.context;
+  return error;
 }
 
 Status FileSender::sendEnd(uint32_t index, bool changed, uint64_t size, const Digest& digest) {
@@ -162,11 +165,12 @@ Status FileSender::sendEnd(uint32_t index, bool changed, uint64_t size, const Di
   writer.varint(size);
   writer.raw(digest);
   DH_CHECK(around_.out.send(Message::kFileEnd, payload));
-  sentFile(index);
+  sentFile(index, changed, digest);
   return {};
 }
 
-void FileSender::sentFile(uint32_t index) {
+void FileSender::sentFile(uint32_t index, bool changed, const Digest& digest) {
+  if (!changed && around_.options.recordPath.has_value()) digests_[index] = digest;
   ++filesSent_;
   doneBytes_ += around_.tree.fileBytes(index);
   around_.advance(doneBytes_, filesSent_);

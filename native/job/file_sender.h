@@ -3,7 +3,9 @@
 
 #include <cstdint>
 #include <functional>
-#include <vector>
+#include <map>
+#include <string>
+#include <unordered_map>
 
 #include "job/send_job.h"
 #include "job/transfer_job.h"
@@ -29,6 +31,14 @@ class FileSender {
   };
   explicit FileSender(Surroundings surroundings);
 
+  /// An open file of the tree.
+  struct Source {
+    File file;  // not open: gone, and the peer was told
+    struct stat before{};
+    bool changed = false;  // not what the manifest says of it
+    uint64_t bytes() const { return static_cast<uint64_t>(before.st_size); }
+  };
+
   /// A file as it is. Small ones are gathered: flush() before the peer is waited for.
   Status sendWhole(uint32_t index, const Key& key);
   /// A file as a delta from the basis of this signature.
@@ -37,26 +47,34 @@ class FileSender {
   Status flush();
   /// Adds its figures.
   void addTo(std::map<std::string, double>& statistics) const;
+  /// Content digests of the files that were sent as they are, if a record will be written.
+  const std::unordered_map<uint32_t, Digest>& digests() const { return digests_; }
 
- private:
-  struct Source {
-    File file;  // not open: gone, and the peer was told
-    struct stat before{};
-    bool changed = false;
-  };
+  // What other ways of answering are made of.
 
+  /// Vanished or replaced files are an answer, not an error, where the tree is alive.
   Result<Source> open(uint32_t index);
+  /// To be called after the file was read.
   Status checkUnchanged(uint32_t index, Source& source);
   Status sendGone(uint32_t index, const char* why);
+  Status sendWhole(uint32_t index, Source source, const Key& key);
   Status sendDelta(uint32_t index, Source source, const Signature& signature);
+  /// The reading of a file failed: it shrank under our hands and is gone for this time, or that is the error.
+  Status sendFailure(uint32_t index, Error error);
+  /// Says that all of a file was sent.
   Status sendEnd(uint32_t index, bool changed, uint64_t size, const Digest& digest);
-  void sentFile(uint32_t index);
+  /// Counts a file as sent. The digest is that of what was sent.
+  void sentFile(uint32_t index, bool changed, const Digest& digest);
+  uint64_t doneBytes() const { return doneBytes_; }
+  uint64_t doneFiles() const { return filesSent_; }
 
+ private:
   Surroundings around_;
   Packer packer_;
   ParentCache parents_;
   Bytes batch_;
   Bytes content_;
+  std::unordered_map<uint32_t, Digest> digests_;
   uint64_t filesSent_ = 0;
   uint64_t doneBytes_ = 0;
   uint64_t readBytes_ = 0;

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cerrno>
 #include <new>
+#include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -15,11 +16,14 @@
 #include "job/file_receiver.h"
 #include "job/file_requester.h"
 #include "job/request_book.h"
+#include "job/shared_basis.h"
 #include "job/transfer_job.h"
 #include "job/tree_in_making.h"
 #include "job/tree_maker.h"
+#include "signature/signature.h"
 #include "tree/itemize.h"
 #include "tree/manifest.h"
+#include "tree/record.h"
 #include "wire/writer.h"
 
 namespace deltahop {
@@ -27,10 +31,16 @@ namespace {
 
 constexpr size_t kRequestGatherBytes = 16 << 10;
 
+// What a record says is of whole trees that lie here.
+ReceiveJobOptions withoutUnfitRecord(ReceiveJobOptions options) {
+  if (options.entryName.has_value() || options.dryRun) options.recordPath.reset();
+  return options;
+}
+
 class ReceiveJob final : public TransferJob {
  public:
   explicit ReceiveJob(ReceiveJobOptions options)
-      : options_(std::move(options)),
+      : options_(withoutUnfitRecord(std::move(options))),
         files_(options_, tree_, book_, notes(), [this](uint64_t doneBytes, uint64_t doneFiles) {
           doneBytes_ = doneBytes;
           doneFiles_ = doneFiles;
@@ -46,11 +56,13 @@ class ReceiveJob final : public TransferJob {
     DH_CHECK(openTarget());
     DH_CHECK(receiveHello());
     DH_CHECK(readOwnTree());
-    DH_TRY(const bool settled, receiveTree());
+    DH_CHECK(receiveTree());
+    const bool settled = isSettled();
     std::string text;
     if (settled) {
       filesSettled_ = tree_.own.totalFiles();
       DH_CHECK(out.send(Message::kSettled, {}));
+      if (announcedBasis_.has_value()) DH_CHECK(skipShared());
       if (!options_.dryRun) {
         DH_TRY(tree_.partial, PartialDirectory::open(tree_.root));
         if (tree_.partial.directory().isOpen()) {
@@ -60,9 +72,7 @@ class ReceiveJob final : public TransferJob {
         }
       }
     } else {
-      DH_CHECK(out.send(Message::kManifestWanted, {}));
-      DH_CHECK(receiveManifest());
-      keepWhatIsNotToGo();
+      DH_CHECK(agreeOnManifest(out));
       if (options_.itemize) text = itemizeChanges();
     }
     if (!settled && !options_.dryRun) {
@@ -83,6 +93,7 @@ class ReceiveJob final : public TransferJob {
     writer.varint(repairedFiles_);
     writer.varint(deletedEntries_);
     DH_CHECK(out.send(Message::kDone, done));
+    if (options_.recordPath.has_value()) keepRecord(settled);
     sentBytes_ += out.sentBytes();
     advance(true);
     return finishReport(std::move(text));
@@ -152,33 +163,84 @@ class ReceiveJob final : public TransferJob {
     const Stopwatch scanWatch;
     if (!tree_.root.isOpen()) return {};  // a dry run to where nothing is yet
     Notes ownNotes;                       // a socket of our own is deleted, not reported
-    DH_TRY(ScanResult scanned, scanTree(tree_.root, {{}, options_.entryName}, ownNotes, check));
+    DH_TRY(ScanResult scanned,
+           scanTree(tree_.root, {{}, options_.entryName, options_.recordPath.has_value()}, ownNotes, check));
     tree_.own = std::move(scanned.tree);
+    if (options_.recordPath.has_value()) {
+      auto record = readRecord(*options_.recordPath);
+      if (record.has_value()) {
+        addRecordedDigests(*record, tree_.own, scanned.stamps);
+        // What else may have been touched since, a directory's mtime, is no part of what answers are against.
+        if (hasAllDigests(tree_.own) && record->tree.totalFiles() == tree_.own.totalFiles()) {
+          recorded_ = std::move(record->tree);
+        }
+      }
+    }
     statistics_["scanMs"] = scanWatch.ms();
     if (verify_) {
       const Stopwatch watch;
-      DH_CHECK(addContentDigests(tree_.root, tree_.own, {false, {}}, check));
+      DH_CHECK(addContentDigests(tree_.root, tree_.own, {false, true, countHashed(hashedBytes_)}, check));
       statistics_["digestMs"] = watch.ms();
     }
     return {};
   }
 
-  // True if the sender's tree is our own, so that nothing has to be said about it.
-  Result<bool> receiveTree() {
+  Status receiveTree() {
     DH_TRY(const Frame frame, receive());
     if (frame.type != static_cast<uint8_t>(Message::kTree)) return unexpected(frame);
     Reader reader(frame.payload);
     DH_TRY(const uint8_t flags, reader.u8());
-    if ((flags & ~kTreeComplete) != 0) return Error{Code::kUnsupported, "a flag of the sender's tree", 0};
+    if ((flags & ~(kTreeComplete | kTreeShared)) != 0) {
+      return Error{Code::kUnsupported, "a flag of the sender's tree", 0};
+    }
     complete_ = (flags & kTreeComplete) != 0;
     DH_TRY(announcedEntries_, reader.varint(kMaxTreeEntries));
     DH_TRY(filesTotal_, reader.varint(kMaxTreeEntries));
     DH_TRY(bytesTotal_, reader.varint());
     DH_TRY(const ByteSpan digest, reader.take(sizeof(Digest)));
-    DH_CHECK(reader.expectEnd());
     std::copy(digest.begin(), digest.end(), announcedDigest_.begin());
-    if (!complete_ || announcedEntries_ != tree_.own.size()) return false;
-    return manifestDigest(tree_.own) == announcedDigest_;
+    if ((flags & kTreeShared) != 0) {
+      DH_TRY(const ByteSpan basis, reader.take(sizeof(Digest)));
+      announcedBasis_.emplace();
+      std::copy(basis.begin(), basis.end(), announcedBasis_->begin());
+    }
+    return reader.expectEnd();
+  }
+
+  // True if the sender's tree is our own, so that nothing has to be said about it.
+  bool isSettled() const {
+    return complete_ && announcedEntries_ == tree_.own.size() && manifestDigest(tree_.own, verify_) == announcedDigest_;
+  }
+
+  // The sender's manifest, and whether its answers are against what lies here.
+  Status agreeOnManifest(MessageWriter& out) {
+    if (announcedBasis_.has_value()) {
+      // An own tree that is not known whole has no name.
+      const bool may = !options_.dryRun && !options_.entryName.has_value() && hasAllDigests(tree_.own);
+      if (may) ownManifest_.emplace(recorded_.has_value() ? *recorded_ : tree_.own);
+      if (may && ownManifest_->digest() == *announcedBasis_) {
+        DH_CHECK(receiveManifest());
+        keepWhatIsNotToGo();
+        sharedBasis_ = std::count(tree_.missing.begin(), tree_.missing.end(), true) == 0;
+      }
+      ownManifest_.reset();
+      if (sharedBasis_) return out.send(Message::kBasisHeld, {});
+      basisRefused_ = true;
+    }
+    DH_CHECK(out.send(Message::kManifestWanted, {}));
+    if (announcedBasis_.has_value()) DH_CHECK(skipShared());
+    DH_CHECK(receiveManifest());
+    keepWhatIsNotToGo();
+    return {};
+  }
+
+  // What was sent against a basis that is not here, or not needed.
+  Status skipShared() {
+    for (;;) {
+      DH_TRY(const Frame frame, receive());
+      if (frame.type == static_cast<uint8_t>(Message::kSharedEnd)) return {};
+      if (frame.type >= static_cast<uint8_t>(Message::kReceiverHello)) return unexpected(frame);
+    }
   }
 
   Status receiveManifest() {
@@ -187,9 +249,11 @@ class ReceiveJob final : public TransferJob {
     for (;;) {
       DH_TRY(const Frame frame, receive());
       if (frame.type == static_cast<uint8_t>(Message::kManifestEnd)) break;
-      if (frame.type != static_cast<uint8_t>(Message::kManifest)) return unexpected(frame);
+      const bool shared = ownManifest_.has_value();
+      const Message expected = shared ? Message::kSharedManifest : Message::kManifest;
+      if (frame.type != static_cast<uint8_t>(expected)) return unexpected(frame);
       Reader reader(frame.payload);
-      DH_TRY(const ByteSpan piece, unpacker_.unpack(reader));
+      DH_TRY(const ByteSpan piece, shared ? ownManifest_->decode(reader) : unpacker_.unpack(reader));
       DH_CHECK(decoder.feed(piece));
     }
     DH_TRY(tree_.wanted, decoder.finish(announcedEntries_));
@@ -260,7 +324,11 @@ class ReceiveJob final : public TransferJob {
         }
       }
       files_.skip(filesSettled_, settledBytes);
-      DH_CHECK(exchange(std::move(files), true));
+      if (sharedBasis_) {
+        DH_TRY(files, applyShared(files));
+      }
+      // Of a shared basis, what it did not settle.
+      if (!sharedBasis_ || !files.empty()) DH_CHECK(exchange(std::move(files), true));
       std::vector<uint32_t> repairs = files_.takeRepairs();
       repairedFiles_ = repairs.size();
       if (!repairs.empty()) DH_CHECK(exchange(std::move(repairs), false));
@@ -276,6 +344,25 @@ class ReceiveJob final : public TransferJob {
     if (options_.durable && ::syncfs(tree_.root.fd()) != 0) return systemError(errno, "sync the tree");
     statistics_["finishMs"] = watch.ms();
     return {};
+  }
+
+  // What comes against the basis without having been asked for; returns what did not come.
+  Result<std::vector<uint32_t>> applyShared(const std::vector<uint32_t>& files) {
+    for (const uint32_t index : files) {
+      const uint32_t partner = tree_.plan.partners[index];
+      BasisChoice choice;
+      choice.live = partner != kNoEntry && tree_.own.isRegular(partner) && tree_.own.fileBytes(partner) > 0;
+      choice.blockBytes = kMinBlockBytes;
+      book_.add(index, std::move(choice));
+    }
+    for (;;) {
+      DH_TRY(const Frame frame, receive());
+      DH_TRY(const bool taken, files_.takeShared(frame));
+      if (taken) continue;
+      if (frame.type != static_cast<uint8_t>(Message::kSharedEnd)) return unexpected(frame);
+      if (!frame.payload.empty() || !files_.isIdle()) return unexpected(frame);
+      return book_.takeAll();
+    }
   }
 
   // Requests files on a thread of its own and applies the answers on this one: whoever applies never waits for the peer
@@ -354,6 +441,47 @@ class ReceiveJob final : public TransferJob {
     return digestText(manifestDigest(scanned.tree));
   }
 
+  // What lies here now, so that the next transfer need not read it. It is a help, no part of the transfer.
+  void keepRecord(bool settled) {
+    if (settled && recorded_.has_value()) return;
+    const auto keep = [this, settled]() -> Status {
+      const CancelCheck check = [this] { return cancelled(); };
+      Notes ownNotes;
+      DH_TRY(ScanResult now, scanTree(tree_.root, {{}, {}, true}, ownNotes, check));
+      addKnownDigests(settled, now.tree);
+      DH_CHECK(addContentDigests(tree_.root, now.tree, {false, true, {}}, check));
+      return writeRecord(*options_.recordPath, now.tree, now.stamps);
+    };
+    const Status kept = keep();
+    if (!kept.ok()) notes().add("no record was kept: " + kept.error().context);
+  }
+
+  // Those of the files as they were left. Whoever writes a file changes its mtime.
+  void addKnownDigests(bool settled, Tree& now) {
+    const Tree& left = settled ? tree_.own : tree_.wanted;
+    PairWalk walk(left, now);
+    while (const auto pair = walk.next()) {
+      if (pair->left == kNoEntry || pair->right == kNoEntry) continue;
+      if (!left.isRegular(pair->left) || !now.isRegular(pair->right) || now.isFollower(pair->right)) continue;
+      const Entry& before = left.entry(pair->left);
+      const Entry& after = now.entry(pair->right);
+      if (before.value != after.value || before.mtimeSeconds != after.mtimeSeconds ||
+          before.mtimeNanoseconds != after.mtimeNanoseconds) {
+        continue;
+      }
+      const Digest* digest = left.digest(pair->left);
+      const auto received = files_.digests().find(pair->left);
+      if (received != files_.digests().end()) {
+        digest = &received->second;
+      } else if (!settled && digest == nullptr && tree_.plan.actions[pair->left] != Action::kContent) {
+        const uint32_t partner = tree_.plan.partners[pair->left];
+        const bool known = partner != kNoEntry && tree_.own.isRegular(partner) && !tree_.own.isFollower(partner);
+        digest = known ? tree_.own.digest(partner) : nullptr;
+      }
+      if (digest != nullptr) now.setDigest(pair->right, *digest);
+    }
+  }
+
   void advance(bool force = false) {
     progress(Progress{std::min(doneBytes_, bytesTotal_), bytesTotal_, std::min(doneFiles_, filesTotal_), filesTotal_},
              force);
@@ -371,6 +499,8 @@ class ReceiveJob final : public TransferJob {
         {"deletedEntries", deletedEntries_},
         {"missedEntries", static_cast<uint64_t>(std::count(tree_.missing.begin(), tree_.missing.end(), true))},
         {"incompleteSource", complete_ ? 0 : 1},
+        {"hashedBytes", hashedBytes_},
+        {"basisRefused", basisRefused_ ? 1 : 0},
     };
     for (const auto& [name, value] : counts) statistics_[name] = static_cast<double>(value);
     files_.addTo(statistics_);
@@ -384,6 +514,11 @@ class ReceiveJob final : public TransferJob {
   bool rootIsNew_ = false;
   uint64_t announcedEntries_ = 0;
   Digest announcedDigest_{};
+  std::optional<Digest> announcedBasis_;
+  std::optional<Tree> recorded_;              // as the record has it, if it knows all files that lie here
+  std::optional<BasisManifest> ownManifest_;  // while the sender's is compressed beside it
+  bool sharedBasis_ = false;
+  bool basisRefused_ = false;
   uint64_t filesTotal_ = 0;
   uint64_t bytesTotal_ = 0;
   Unpacker unpacker_;
@@ -402,6 +537,7 @@ class ReceiveJob final : public TransferJob {
   // Written by the requesting thread, read after it has ended.
   uint64_t requesterSentBytes_ = 0;
   uint64_t signatureBytes_ = 0;
+  uint64_t hashedBytes_ = 0;
   uint64_t basisReadBytes_ = 0;
 };
 

@@ -27,13 +27,16 @@ struct ReceiveJobOptions {
   bool dryRun = false;
   /// The report's text is what was (with dryRun: would be) changed: tree/itemize.h.
   bool itemize = false;
+  /// The record of the tree (tree/record.h), kept outside of it: files that it still knows are not read. Rewritten
+  /// after the transfer. Not with entryName or dryRun.
+  std::optional<std::string> recordPath = {};
 };
 
 /// Input and output: the messages of FORMATS.md section 5. A transfer that is cut leaves what arrived in the reserved
 /// directory at the root, and the next one goes on from there. Statistics: filesTotal, filesSettled, filesReceived,
-/// totalBytes, readBytes, literalBytes, matchedBytes, zeroBytes, signatureBytes, sentBytes, receivedBytes,
-/// repairedFiles, deletedEntries, goneFiles, missedEntries (wanted, and not had), incompleteSource (0 or 1), scanMs,
-/// digestMs, manifestMs, filesMs, finishMs.
+/// totalBytes, readBytes, literalBytes, matchedBytes, zeroBytes, signatureBytes, hashedBytes (read for digests alone),
+/// sentBytes, receivedBytes, repairedFiles, deletedEntries, goneFiles, missedEntries (wanted, and not had),
+/// incompleteSource (0 or 1), scanMs, digestMs, manifestMs, filesMs, finishMs.
 std::unique_ptr<Job> makeReceiveJob(ReceiveJobOptions options);
 
 }  // namespace deltahop

@@ -1,5 +1,6 @@
 #include "job/request_book.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "signature/signature.h"
@@ -57,6 +58,15 @@ Result<BasisChoice> RequestBook::take(uint64_t index) {
   BasisChoice choice = std::move(at->second);
   open_.erase(at);
   return choice;
+}
+
+std::vector<uint32_t> RequestBook::takeAll() {
+  const std::lock_guard lock(mutex_);
+  std::vector<uint32_t> indexes;
+  for (const auto& [index, choice] : open_) indexes.push_back(index);
+  open_.clear();
+  std::sort(indexes.begin(), indexes.end());
+  return indexes;
 }
 
 bool RequestBook::isEmpty() const {

@@ -31,6 +31,8 @@ class RequestBook {
   /// Every answer must be to a request, and the only one to it: else kProtocol.
   Result<BasisChoice> take(uint64_t index);
   bool isEmpty() const;
+  /// Takes out all that are still open, in order.
+  std::vector<uint32_t> takeAll();
 
  private:
   mutable std::mutex mutex_;

@@ -4,10 +4,12 @@
 #include <utility>
 
 #include "job/file_sender.h"
+#include "job/shared_sender.h"
 #include "job/transfer_job.h"
 #include "signature/signature.h"
 #include "tree/manifest.h"
 #include "tree/overlay_diff.h"
+#include "tree/record.h"
 #include "tree/scan.h"
 #include "wire/writer.h"
 
@@ -19,10 +21,19 @@ constexpr size_t kManifestPieceBytes = 256 << 10;
 // A file is asked for once, and once more if what arrived was not right.
 constexpr uint8_t kMaxRequestsPerFile = 2;
 
+// What a record says is of whole trees that lie as they are sent.
+SendJobOptions withoutUnfitRecords(SendJobOptions options) {
+  if (options.entryName.has_value() || options.againstPath.has_value()) {
+    options.recordPath.reset();
+    options.basis.reset();
+  }
+  return options;
+}
+
 class SendJob final : public TransferJob {
  public:
   explicit SendJob(SendJobOptions options)
-      : options_(std::move(options)),
+      : options_(withoutUnfitRecords(std::move(options))),
         out_([this](Bytes buffer) { return write(std::move(buffer)); }, kGatherBytes),
         packer_(options_.zstdLevel) {}
   ~SendJob() override { stop(); }
@@ -37,21 +48,25 @@ class SendJob final : public TransferJob {
       if (!status.ok()) return status.error();
     }
     DH_CHECK(readTree());
+    prepareShared();
     DH_CHECK(sendTree());
-    DH_CHECK(receiveHello());
-    DH_TRY(const Frame answer, receive());
-    if (answer.type == static_cast<uint8_t>(Message::kManifestWanted)) {
-      DH_CHECK(sendManifest());
+    if (shared_.has_value()) {
       const Stopwatch watch;
-      DH_CHECK(serve());
-      statistics_["serveMs"] = watch.ms();
-    } else if (answer.type == static_cast<uint8_t>(Message::kSettled)) {
+      DH_CHECK(shared_->send());
+      statistics_["sharedMs"] = watch.ms();
+    }
+    while (!answer_.has_value()) DH_CHECK(takeAnswer());
+    if (*answer_ == Message::kSettled) {
       DH_TRY(const Frame done, receive());
       if (done.type != static_cast<uint8_t>(Message::kDone)) return unexpected(done);
       DH_CHECK(readDone(done.payload));
     } else {
-      return unexpected(answer);
+      if (*answer_ == Message::kManifestWanted) DH_CHECK(sendManifest());
+      const Stopwatch watch;
+      DH_CHECK(serve());
+      statistics_["serveMs"] = watch.ms();
     }
+    if (options_.recordPath.has_value()) keepRecord();
     advance(tree_.totalBytes(), tree_.totalFiles(), true);
     return finish();
   }
@@ -72,8 +87,22 @@ class SendJob final : public TransferJob {
     return out_.flush();
   }
 
-  Status receiveHello() {
-    DH_TRY(const Frame hello, receive());
+  // The receiver's hello, and then what it says to the tree.
+  Status takeAnswer() {
+    DH_TRY(const Frame frame, receive());
+    if (!helloReceived_) {
+      helloReceived_ = true;
+      return onHello(frame);
+    }
+    const auto type = static_cast<Message>(frame.type);
+    const bool isAnswer = type == Message::kSettled || type == Message::kManifestWanted ||
+                          (type == Message::kBasisHeld && shared_.has_value());
+    if (!isAnswer) return unexpected(frame);
+    answer_ = type;
+    return {};
+  }
+
+  Status onHello(const Frame& hello) {
     if (hello.type != static_cast<uint8_t>(Message::kReceiverHello)) return unexpected(hello);
     Reader reader(hello.payload);
     DH_TRY(const uint32_t magic, reader.u32());
@@ -91,7 +120,7 @@ class SendJob final : public TransferJob {
   Status readTree() {
     const CancelCheck check = [this] { return cancelled(); };
     const Stopwatch scanWatch;
-    const ScanOptions scanOptions{options_.excludeXattrs, options_.entryName};
+    const ScanOptions scanOptions{options_.excludeXattrs, options_.entryName, options_.recordPath.has_value()};
     DH_TRY(ScanResult scanned, scanTree(root_, scanOptions, notes(), check));
     complete_ = scanned.complete;
     if (options_.againstPath.has_value()) {
@@ -105,35 +134,64 @@ class SendJob final : public TransferJob {
       DH_TRY(tree_, overlayDiff(baseRoot, base.tree, root_, scanned.tree, check));
     } else {
       tree_ = std::move(scanned.tree);
+      stamps_ = std::move(scanned.stamps);
+    }
+    if (options_.recordPath.has_value()) {
+      const auto record = readRecord(*options_.recordPath);
+      if (record.has_value()) addRecordedDigests(*record, tree_, stamps_);
     }
     statistics_["scanMs"] = scanWatch.ms();
     if (options_.verify) {
       const Stopwatch watch;
-      DH_CHECK(addContentDigests(root_, tree_, {!options_.allowChanging, {}}, check));
+      DH_CHECK(addContentDigests(root_, tree_, {!options_.allowChanging, true, countHashed(hashedBytes_)}, check));
       statistics_["digestMs"] = watch.ms();
     }
     requests_.assign(tree_.size(), 0);
-    files_.emplace(
+    around_.emplace(
         FileSender::Surroundings{options_, root_, tree_, out_, notes(), [this] { return cancelled(); },
                                  [this](uint64_t doneBytes, uint64_t doneFiles) { advance(doneBytes, doneFiles); }});
+    files_.emplace(*around_);
     return {};
+  }
+
+  // A basis without every digest has no name that the receiver could know.
+  void prepareShared() {
+    if (!options_.basis.has_value()) return;
+    basis_ = readRecord(options_.basis->recordPath);
+    if (!basis_.has_value() || !hasAllDigests(basis_->tree)) return;
+    shared_.emplace(*around_, *files_, *basis_, options_.basis->treePath, [this]() -> Result<bool> {
+      while (!answer_.has_value() && messageWaiting()) DH_CHECK(takeAnswer());
+      return answer_.has_value() && *answer_ != Message::kBasisHeld;
+    });
+    // That nothing has changed the receiver sees by itself.
+    if (shared_->isSettled()) shared_.reset();
+  }
+
+  // What was sent, as the basis of the next time. It is a help, no part of the transfer.
+  void keepRecord() {
+    for (const auto& [index, digest] : files_->digests()) tree_.setDigest(index, digest);
+    const CancelCheck check = [this] { return cancelled(); };
+    Status kept = addContentDigests(root_, tree_, {false, true, {}}, check);
+    if (kept.ok()) kept = writeRecord(*options_.recordPath, tree_, stamps_);
+    if (!kept.ok()) notes().add("no record was kept: " + kept.error().context);
   }
 
   Status sendTree() {
     Bytes payload;
     Writer writer(payload);
-    writer.u8(complete_ ? kTreeComplete : 0);
+    writer.u8(static_cast<uint8_t>((complete_ ? kTreeComplete : 0) | (shared_.has_value() ? kTreeShared : 0)));
     writer.varint(tree_.size());
     writer.varint(tree_.totalFiles());
     writer.varint(tree_.totalBytes());
-    writer.raw(manifestDigest(tree_));
+    writer.raw(manifestDigest(tree_, options_.verify));
+    if (shared_.has_value()) writer.raw(shared_->basisDigest());
     DH_CHECK(out_.send(Message::kTree, payload));
     return out_.flush();
   }
 
   Status sendManifest() {
     const uint64_t before = out_.sentBytes();
-    ManifestEncoder encoder(tree_);
+    ManifestEncoder encoder(tree_, options_.verify);
     Bytes piece;
     for (bool more = true; more;) {
       piece.clear();
@@ -228,7 +286,9 @@ class SendJob final : public TransferJob {
   }
 
   void advance(uint64_t bytes, uint64_t files, bool force = false) {
-    progress(Progress{std::min(bytes, tree_.totalBytes()), tree_.totalBytes(), files, tree_.totalFiles()}, force);
+    progress(Progress{std::min(bytes, tree_.totalBytes()), tree_.totalBytes(), std::min(files, tree_.totalFiles()),
+                      tree_.totalFiles()},
+             force);
   }
 
   Status readDone(ByteSpan payload) {
@@ -246,10 +306,15 @@ class SendJob final : public TransferJob {
   JobReport finish() {
     const std::pair<const char*, uint64_t> counts[] = {
         {"filesTotal", tree_.totalFiles()}, {"totalBytes", tree_.totalBytes()}, {"signatureBytes", signatureBytes_},
-        {"manifestBytes", manifestBytes_},  {"sentBytes", out_.sentBytes()},    {"receivedBytes", receivedBytes()},
+        {"hashedBytes", hashedBytes_},      {"manifestBytes", manifestBytes_},  {"sentBytes", out_.sentBytes()},
+        {"receivedBytes", receivedBytes()},
     };
     for (const auto& [name, value] : counts) statistics_[name] = static_cast<double>(value);
     files_->addTo(statistics_);
+    if (shared_.has_value()) {
+      shared_->addTo(statistics_);
+      statistics_["basisRefused"] = *answer_ == Message::kManifestWanted ? 1 : 0;
+    }
     return report(statistics_);
   }
 
@@ -259,13 +324,20 @@ class SendJob final : public TransferJob {
   Directory root_;
   Tree tree_;
   bool complete_ = true;
+  std::vector<FileStamp> stamps_;
+  std::optional<FileSender::Surroundings> around_;
   std::optional<FileSender> files_;
+  std::optional<TreeRecord> basis_;
+  std::optional<SharedSender> shared_;
+  bool helloReceived_ = false;
+  std::optional<Message> answer_;
   Key key_{};
   std::vector<uint8_t> requests_;  // by entry
   std::optional<SignatureParser> parser_;
   uint32_t signatureIndex_ = 0;
   Statistics statistics_;
   uint64_t signatureBytes_ = 0;
+  uint64_t hashedBytes_ = 0;
   uint64_t manifestBytes_ = 0;
 };
 

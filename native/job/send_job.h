@@ -27,12 +27,24 @@ struct SendJobOptions {
   /// are noted, not errors.
   bool allowChanging = false;
   int zstdLevel = kDefaultZstdLevel;
+  /// The record of this tree (tree/record.h): files that it still knows are not read for their digests. Rewritten after
+  /// the transfer. Not with entryName or againstPath.
+  std::optional<std::string> recordPath = {};
+  /// A directory that still holds what the receiver is believed to hold, and its record: what changed since is sent at
+  /// once. Nothing is lost where the receiver holds something else, or the record does not fit.
+  struct Basis {
+    std::string treePath;
+    std::string recordPath;
+  };
+  std::optional<Basis> basis = {};
 };
 
 /// Input and output: the messages of FORMATS.md section 5. Statistics: filesTotal, filesSent, totalBytes, readBytes,
 /// literalBytes, literalEncodedBytes, matchedBytes, zeroBytes, falseMatches, changedFiles, goneFiles, signatureBytes,
-/// manifestBytes, sentBytes, receivedBytes, scanMs, digestMs, serveMs, and the receiver's filesSettled, repairedFiles,
-/// deletedEntries.
+/// hashedBytes (read for digests alone), manifestBytes, sentBytes, receivedBytes, scanMs, digestMs, serveMs, and the
+/// receiver's filesSettled, repairedFiles, deletedEntries. With a basis: identityBytes (as they were, where they were),
+/// sharedMatchedBytes (elsewhere in the old file), residualBytes (beside old bytes), residualEncodedBytes, sharedMs,
+/// and basisRefused (0 or 1).
 std::unique_ptr<Job> makeSendJob(SendJobOptions options);
 
 }  // namespace deltahop

@@ -58,6 +58,11 @@ class MessageWriter {
   uint64_t sentBytes_ = 0;
 };
 
+/// For addContentDigests(): keeps the bytes that were read for digests in `bytes`.
+inline std::function<void(uint64_t)> countHashed(uint64_t& bytes) {
+  return [&bytes](uint64_t done) { bytes = done; };
+}
+
 /// Milliseconds since it was made.
 class Stopwatch {
  public:

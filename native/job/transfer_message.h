@@ -28,6 +28,12 @@ enum class Message : uint8_t {
   kSmallFiles = 7,   // whole files, packed together
   kGone = 8,         // a requested file that cannot be sent
   kAnswersEnd = 9,   // everything requested before kRequestsEnd was answered
+  // Against a basis that both sides hold, sent before the receiver has said that it does.
+  kSharedManifest = 10,  // a piece of the manifest, compressed beside the basis' own
+  kPages = 11,           // one page block of a file
+  kPart = 12,            // a part of a file, compressed beside the old file
+  kSmallChanges = 13,    // small files, compressed beside the old ones
+  kSharedEnd = 14,       // no more of this
   kReceiverHello = 16,
   kManifestWanted = 17,
   kSettled = 18,  // the receiver's tree is the sender's already
@@ -35,6 +41,7 @@ enum class Message : uint8_t {
   kSignature = 20,
   kRequestsEnd = 21,
   kDone = 22,
+  kBasisHeld = 23,  // the receiver takes what is sent against the basis
   kError = 31,
 };
 
@@ -42,6 +49,7 @@ enum class Message : uint8_t {
 inline constexpr uint8_t kHelloVerify = 1 << 0;
 // Bits of kTree.
 inline constexpr uint8_t kTreeComplete = 1 << 0;
+inline constexpr uint8_t kTreeShared = 1 << 1;  // the digest of a basis follows, and messages against it
 // Bits of a file's answer.
 inline constexpr uint8_t kFileChanged = 1 << 0;  // changed while it was read: what came may be of two times
 // Bits of kSignature.
@@ -49,6 +57,9 @@ inline constexpr uint8_t kSignatureLast = 1 << 0;
 
 /// Files up to this size are sent whole, many to a message.
 inline constexpr uint64_t kSmallFileBytes = 64 << 10;
+/// Bounds of what is compressed beside an old file, and of the old bytes that help.
+inline constexpr size_t kMaxPartBytes = 256 << 10;
+inline constexpr size_t kMaxPartOldBytes = 1 << 20;
 /// Bytes of a packed message before compression.
 inline constexpr size_t kMaxPackedBytes = 960 << 10;
 

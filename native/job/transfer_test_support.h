@@ -97,6 +97,7 @@ class TransferRun {
  public:
   TransferRun(SendJobOptions send, ReceiveJobOptions receive, PipeOptions down = {}, PipeOptions up = {})
       : sender(makeSendJob(std::move(send))), receiver(makeReceiveJob(std::move(receive))) {
+    tampered_ = down.tamper || up.tamper;
     std::thread there([&] { pump(sender, receiver, down, downBytes); });
     pump(receiver, sender, up, upBytes);
     there.join();
@@ -119,8 +120,11 @@ class TransferRun {
       if (output.empty()) {
         if (last) break;
         from.wait();
+        // A damaged length lets one side wait for what never comes; links have deadlines for that.
+        if (tampered_ && std::chrono::steady_clock::now() - lastMoved_.load() > std::chrono::seconds(10)) cut_ = true;
         continue;
       }
+      lastMoved_ = std::chrono::steady_clock::now();
       if (options.tamper) options.tamper(moved, output);
       for (size_t at = 0; at < output.size() && !cut_;) {
         size_t count = std::min(options.pieceBytes, output.size() - at);
@@ -145,6 +149,8 @@ class TransferRun {
   }
 
   std::atomic<bool> cut_{false};
+  std::atomic<bool> tampered_{false};
+  std::atomic<std::chrono::steady_clock::time_point> lastMoved_{std::chrono::steady_clock::now()};
 };
 
 }  // namespace deltahop

@@ -51,8 +51,9 @@ bool isKnownType(uint32_t mode) {
 
 }  // namespace
 
-ManifestEncoder::ManifestEncoder(const Tree& tree)
+ManifestEncoder::ManifestEncoder(const Tree& tree, bool withDigests)
     : tree_(tree),
+      withDigests_(withDigests),
       attributesIndex_(tree.attributesTable().size(), kNoEntry),
       xattrsIndex_(tree.xattrTable().size(), kNoEntry) {}
 
@@ -65,7 +66,7 @@ void ManifestEncoder::encode(uint32_t index, Bytes& output) {
   Writer writer(output);
   const Entry& entry = tree_.entry(index);
   const Entry* before = index > 0 ? &tree_.entry(index - 1) : nullptr;
-  const Digest* digest = tree_.isRegular(index) ? tree_.digest(index) : nullptr;
+  const Digest* digest = withDigests_ && tree_.isRegular(index) ? tree_.digest(index) : nullptr;
   const bool follower = tree_.isFollower(index);
   uint8_t flags = 0;
   if (follower) {
@@ -289,9 +290,9 @@ Result<uint32_t> ManifestDecoder::readXattrs(Reader& reader) {
   return tree_.internXattrs(list);
 }
 
-Digest manifestDigest(const Tree& tree) {
+Digest manifestDigest(const Tree& tree, bool withDigests) {
   Blake3 hasher;
-  ManifestEncoder encoder(tree);
+  ManifestEncoder encoder(tree, withDigests);
   Bytes piece;
   for (bool more = true; more;) {
     piece.clear();

@@ -16,16 +16,19 @@ namespace deltahop {
 /// the canonical manifest as well.
 class ManifestEncoder {
  public:
-  /// The tree must outlive the encoder. Content digests are written where the tree carries them.
-  explicit ManifestEncoder(const Tree& tree);
+  /// The tree must outlive the encoder. Content digests are written where the tree carries them, if at all.
+  explicit ManifestEncoder(const Tree& tree, bool withDigests = true);
   /// Appends whole entries until `output` holds at least `targetBytes`; false once all are written. One entry is at
   /// most 600 KiB (kMaxXattrListBytes and its names).
   bool next(Bytes& output, size_t targetBytes);
+  /// Entries written so far.
+  uint32_t entries() const { return next_; }
 
  private:
   void encode(uint32_t index, Bytes& output);
 
   const Tree& tree_;
+  bool withDigests_;
   uint32_t next_ = 0;
   std::vector<uint32_t> lastSibling_;      // by depth: the entry before, in the same directory
   std::vector<uint32_t> attributesIndex_;  // of the tree's table → of the manifest
@@ -58,7 +61,7 @@ class ManifestDecoder {
   std::vector<uint32_t> xattrs_;
 };
 
-/// BLAKE3-256 of the tree's canonical manifest, with the content digests that it carries.
-Digest manifestDigest(const Tree& tree);
+/// BLAKE3-256 of the tree's canonical manifest, with the content digests that it carries, if at all.
+Digest manifestDigest(const Tree& tree, bool withDigests = true);
 
 }  // namespace deltahop

@@ -1,7 +1,15 @@
 #include "tree/scan.h"
 
+#include <linux/magic.h>
+#include <sys/utsname.h>
+#include <sys/vfs.h>
+
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
+#include <cstdio>
+#include <ctime>
+#include <thread>
 #include <unordered_map>
 
 #include "hash/content_digest.h"
@@ -21,6 +29,33 @@ struct InodeHash {
   }
 };
 
+constexpr int64_t kSecondNs = 1'000'000'000;
+
+int64_t nanoseconds(const struct timespec& time) {
+  return time.tv_sec * kSecondNs + time.tv_nsec;
+}
+
+// How long after a change a further one may leave the times of a file as they are. These file systems take their times
+// from the kernel's coarse clock; since Linux 6.13 a file whose times were looked at gets a new one at its next change,
+// however soon. Others may count in seconds.
+int64_t hidingNs(const Directory& root) {
+  struct statfs fileSystem{};
+  struct utsname system{};
+  struct timespec resolution{};
+  if (::fstatfs(root.fd(), &fileSystem) != 0 || ::uname(&system) != 0 ||
+      ::clock_getres(CLOCK_REALTIME_COARSE, &resolution) != 0) {
+    return 2 * kSecondNs;
+  }
+  const auto type = static_cast<unsigned long>(fileSystem.f_type);
+  if (type != EXT4_SUPER_MAGIC && type != XFS_SUPER_MAGIC && type != BTRFS_SUPER_MAGIC && type != TMPFS_MAGIC) {
+    return 2 * kSecondNs;
+  }
+  unsigned major = 0;
+  unsigned minor = 0;
+  const bool known = std::sscanf(system.release, "%u.%u", &major, &minor) == 2;
+  return known && (major > 6 || (major == 6 && minor >= 13)) ? 0 : 2 * nanoseconds(resolution);
+}
+
 class Scanner {
  public:
   Scanner(const ScanOptions& options, Notes& notes, const CancelCheck& cancelled)
@@ -28,6 +63,7 @@ class Scanner {
 
   Result<ScanResult> scan(const Directory& root) {
     std::vector<Level> levels;
+    if (options_.stamps) waitForClock(root);
     if (options_.onlyEntry.has_value()) {
       struct stat status{};
       status.st_mode = S_IFDIR;
@@ -53,6 +89,16 @@ class Scanner {
   }
 
  private:
+  // So that a tree that was just written is known again: the wait is some ticks of the clock at the most.
+  void waitForClock(const Directory& root) {
+    const int64_t hiding = hidingNs(root);
+    if (hiding == 0) return;
+    if (hiding < kSecondNs / 10) std::this_thread::sleep_for(std::chrono::nanoseconds(2 * hiding));
+    struct timespec now{};
+    ::clock_gettime(CLOCK_REALTIME_COARSE, &now);
+    hiddenSinceNs_ = nanoseconds(now) - hiding;
+  }
+
   struct Level {
     Directory directory;
     uint32_t index = 0;
@@ -147,6 +193,13 @@ class Scanner {
         entry.value = leader.value;
       }
     }
+    if (options_.stamps) {
+      FileStamp stamp;
+      if (S_ISREG(status.st_mode) && nanoseconds(status.st_ctim) < hiddenSinceNs_) {
+        stamp = {status.st_ino, status.st_ctim.tv_sec, static_cast<uint32_t>(status.st_ctim.tv_nsec)};
+      }
+      result_.stamps.push_back(stamp);
+    }
     return tree.append(name, entry);
   }
 
@@ -161,6 +214,7 @@ class Scanner {
   Notes& notes_;
   const CancelCheck& cancelled_;
   ScanResult result_;
+  int64_t hiddenSinceNs_ = INT64_MAX;  // ctimes from here on may hide a later change
   std::unordered_map<InodeKey, uint32_t, InodeHash> leaders_;
 };
 
@@ -182,12 +236,20 @@ Result<const Directory*> ParentCache::parentOf(uint32_t index) {
   return &directory_;
 }
 
+bool hasAllDigests(const Tree& tree) {
+  for (uint32_t index = 0; index < tree.size(); ++index) {
+    if (tree.isRegular(index) && !tree.isFollower(index) && tree.digest(index) == nullptr) return false;
+  }
+  return true;
+}
+
 Status addContentDigests(const Directory& root, Tree& tree, const ContentDigestOptions& options,
                          const CancelCheck& cancelled) {
   ParentCache parents(root, tree);
   uint64_t settled = 0;
   for (uint32_t index = 1; index < tree.size(); ++index) {
     if (!tree.isRegular(index) || tree.isFollower(index)) continue;
+    if (options.missingOnly && tree.digest(index) != nullptr) continue;
     const auto digestOne = [&]() -> Result<Digest> {
       DH_TRY(const Directory* parent, parents.parentOf(index));
       DH_TRY(const File file, parent->openRegular(std::string(tree.name(index))));

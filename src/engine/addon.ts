@@ -73,6 +73,10 @@ export interface Addon {
       verify: boolean;
       allowChanging: boolean;
       zstdLevel: number;
+      recordPath: string | null;
+      /** Both or neither. */
+      basisTreePath: string | null;
+      basisRecordPath: string | null;
     },
     listener: JobListener,
   ): Job;
@@ -85,6 +89,7 @@ export interface Addon {
       deleteOthers: boolean;
       dryRun: boolean;
       itemize: boolean;
+      recordPath: string | null;
     },
     listener: JobListener,
   ): Job;

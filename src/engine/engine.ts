@@ -15,6 +15,7 @@ export type {
   Progress,
   ReceiveOptions,
   SendOptions,
+  SharedBasis,
   SignatureOptions,
   Sink,
   Source,

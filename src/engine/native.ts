@@ -80,6 +80,9 @@ class NativeEngine implements Engine {
       verify: options.verify ?? false,
       allowChanging: options.allowChanging ?? false,
       zstdLevel: options.zstdLevel ?? defaultZstdLevel,
+      recordPath: options.recordPath ?? null,
+      basisTreePath: options.basis?.treePath ?? null,
+      basisRecordPath: options.basis?.recordPath ?? null,
     };
     const start: StartJob = (listener) => this.addon.sendJob(jobOptions, listener);
     return toReport(await runJobOverDuplex(start, stream, options));
@@ -94,6 +97,7 @@ class NativeEngine implements Engine {
       deleteOthers: options.deleteOthers ?? true,
       dryRun: options.dryRun ?? false,
       itemize: options.itemize ?? false,
+      recordPath: options.recordPath ?? null,
     };
     const start: StartJob = (listener) => this.addon.receiveJob(jobOptions, listener);
     const report = await runJobOverDuplex(start, stream, options);

@@ -81,6 +81,19 @@ export interface SendOptions extends OperationOptions, TreePart {
    */
   allowChanging?: boolean;
   zstdLevel?: number;
+  /**
+   * A file in which the engine keeps what it knows of this tree: files that were not written since need not be read again.
+   * Rewritten after the transfer, and then what a next one may name as its basis. No part of the tree; never an error.
+   */
+  recordPath?: string;
+  /** What the receiver is believed to hold: what changed since is sent at once, and nothing is lost if it holds something else. */
+  basis?: SharedBasis;
+}
+
+/** A directory that still holds a tree as it was sent, and the record that was written then. */
+export interface SharedBasis {
+  treePath: string;
+  recordPath: string;
 }
 
 /** Options of {@link Engine.receive}. */
@@ -96,6 +109,8 @@ export interface ReceiveOptions extends OperationOptions, TreePart {
   dryRun?: boolean;
   /** List the changes in the report's `items`. */
   itemize?: boolean;
+  /** As {@link SendOptions.recordPath}, of the tree at this side: also by what the sender may name as the basis. */
+  recordPath?: string;
 }
 
 /** A tree's digest and size. */

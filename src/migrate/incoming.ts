@@ -3,6 +3,7 @@ import { statfs } from 'node:fs/promises';
 import { DeltahopError } from '../errors.js';
 import { syncTree } from '../layers/durable-file.js';
 import type { LayerStore } from '../layers/store.js';
+import type { Slot } from '../transfer/ticket.js';
 import type { TransferServer } from '../transfer/transfer-server.js';
 import type { ArrangedWorkload, PreparedWorkload, Workload, WorkloadDriver } from '../workload/driver.js';
 import { type DestinationRecord, isSettled, isUndecided, type Journal } from './journal.js';
@@ -126,7 +127,7 @@ export class IncomingMigrations implements DestinationControl {
       await driver.recover(workload);
 
       const missing = await this.#missingLayers(offer.layers);
-      const slots: Record<string, { path: string; durable: boolean }> = {};
+      const slots: Record<string, Slot> = {};
       for (const { digest } of missing) {
         slots[layerSlot(digest)] = { path: await layers.receiveStaging(digest), durable: true };
         taken.push(digest);
@@ -134,7 +135,7 @@ export class IncomingMigrations implements DestinationControl {
       const { trees } = await driver.staging(workload);
       incoming.volatilePaths = trees.filter((tree) => !tree.durable).map((tree) => tree.path);
       for (const tree of trees) {
-        slots[instanceSlot(tree.name)] = { path: tree.path, durable: tree.durable };
+        slots[instanceSlot(tree.name)] = { path: tree.path, durable: tree.durable, recordPath: tree.recordPath };
       }
       incoming.ticket = this.#context.transfers.issueTicket({ slots });
       this.#ask(incoming, quietStagingMs);

@@ -321,7 +321,13 @@ export class Migration {
     options: { signal: AbortSignal; verify?: boolean; allowChanging?: boolean; retryMs?: number },
   ): Promise<void> {
     for (const tree of instance.trees) {
-      await this.#send(phase, instanceSlot(tree.name), tree.path, { ...options, excludeXattrs: tree.excludeXattrs });
+      const { excludeXattrs, recordPath, basis } = tree;
+      await this.#send(phase, instanceSlot(tree.name), tree.path, {
+        ...options,
+        excludeXattrs,
+        recordPath,
+        ...(basis === null ? {} : { basis }),
+      });
     }
   }
 

@@ -151,7 +151,10 @@ export interface ServerAuthority {
   /** Is this the secret of the ticket under which the connection came in? */
   admit(secret: string): Promise<void>;
   /** May the client do this now, and where is it? */
-  grant(slot: string, direction: Direction): Promise<{ path: string; durable: boolean }>;
+  grant(
+    slot: string,
+    direction: Direction,
+  ): Promise<{ path: string; durable: boolean; recordPath?: string | undefined }>;
   progress(slot: string, progress: Progress): void;
   /** The client hears that the transfer is done only after this: whoever owns the slot already knows then. */
   completed(slot: string, report: OperationReport): Promise<void>;
@@ -232,7 +235,12 @@ async function serveTransfer(
         const granted = await authority.grant(slot, direction);
         jobOptions.signal.throwIfAborted();
         link.send({ type: 'ready' });
-        const receiveOptions: ReceiveOptions = { durable: granted.durable || durable, ...jobOptions };
+        const { recordPath } = granted;
+        const receiveOptions: ReceiveOptions = {
+          durable: granted.durable || durable,
+          ...(recordPath === undefined ? {} : { recordPath }),
+          ...jobOptions,
+        };
         return direction === 'send'
           ? await engine.receive(granted.path, channel, receiveOptions)
           : await engine.send(granted.path, channel, jobOptions);

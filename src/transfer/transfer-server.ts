@@ -255,7 +255,8 @@ export class TransferServer {
     await Promise.all(others.map((other) => other.worker.end(supersedeMs)));
     if (worker.gone || connection.slot !== slotName) return;
     grant.onEvent({ type: 'started', slot: slotName, direction });
-    worker.tell({ type: 'allow', slot: { path: slot.path, durable: slot.durable } });
+    const { path, durable, recordPath } = slot;
+    worker.tell({ type: 'allow', slot: { path, durable, ...(recordPath === undefined ? {} : { recordPath }) } });
   }
 
   #refuse(worker: TransferWorker, error: DeltahopError): void {

@@ -80,13 +80,18 @@ export const commandSchema = z.discriminatedUnion('type', [
       verify: z.boolean().optional(),
       allowChanging: z.boolean().optional(),
       zstdLevel: z.int().optional(),
+      recordPath: z.string().optional(),
+      basis: z.object({ treePath: z.string(), recordPath: z.string() }).optional(),
     }),
   }),
   /** Ends the transfer under way; at a server, the connection. */
   z.object({ type: z.literal('cancel') }),
   z.object({ type: z.literal('close') }),
   /** The answers to `hello`, `begin` and `completed` of a server's worker. */
-  z.object({ type: z.literal('allow'), slot: z.object({ path: z.string(), durable: z.boolean() }).nullable() }),
+  z.object({
+    type: z.literal('allow'),
+    slot: z.object({ path: z.string(), durable: z.boolean(), recordPath: z.string().optional() }).nullable(),
+  }),
   z.object({ type: z.literal('refuse'), error: errorSchema }),
 ]);
 export type Command = z.infer<typeof commandSchema>;

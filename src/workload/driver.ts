@@ -33,6 +33,10 @@ export interface InstanceTree {
    * durable while the service is restored.
    */
   durable: boolean;
+  /** Where this node keeps the record of what it last sent or received of it; beside the tree, never in it. */
+  recordPath: string;
+  /** What an earlier round left here of it, and the record of that: what the other node is likely to hold. */
+  basis: { treePath: string; recordPath: string } | null;
 }
 
 /** How a service is doing on this node. */

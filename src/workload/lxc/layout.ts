@@ -7,6 +7,8 @@ import type { Workload } from '../driver.js';
  *
  *     upper/              the instance's files: the overlay's upper directory          moves
  *     memory/             the instance's memory: the images of CRIU's last dump        moves
+ *     previous-memory/    the images of the dump before, of which the next one is a small change
+ *     records/            what is known of upper/ and memory/ as they were last sent or received
  *     work/               the overlay's work directory
  *     merged/             the overlay is mounted here: the container's root
  *     lxc/<id>/config     the container's configuration, written anew for every start and restore
@@ -23,6 +25,8 @@ export interface LxcLayout {
   readonly hostInterface: string;
   readonly upper: string;
   readonly memory: string;
+  readonly previousMemory: string;
+  readonly records: string;
   readonly work: string;
   readonly merged: string;
   /** What LXC calls lxcpath. */
@@ -43,6 +47,8 @@ export function lxcLayout(workload: Pick<Workload, 'name' | 'path'>): LxcLayout 
     hostInterface: `dh${digest.slice(0, 12)}`,
     upper: join(path, 'upper'),
     memory: join(path, 'memory'),
+    previousMemory: join(path, 'previous-memory'),
+    records: join(path, 'records'),
     work: join(path, 'work'),
     merged: join(path, 'merged'),
     lxcPath,

@@ -96,6 +96,7 @@ export class LxcDriver implements WorkloadDriver {
     await makeUpper(workload, layout);
     // What a service has in memory is nobody else's business.
     await mkdir(layout.memory, { recursive: true, mode: 0o700 });
+    await mkdir(layout.records, { recursive: true, mode: 0o700 });
   }
 
   start(workload: Workload): Promise<void> {
@@ -148,7 +149,8 @@ export class LxcDriver implements WorkloadDriver {
   remove(workload: Workload): Promise<void> {
     return this.#exclusively(workload, 'remove', async (layout) => {
       await this.#stop(layout);
-      for (const path of [layout.upper, layout.memory, layout.work, layout.merged, layout.lxcPath, layout.log]) {
+      const { upper, memory, previousMemory, records, work, merged, lxcPath, log } = layout;
+      for (const path of [upper, memory, previousMemory, records, work, merged, lxcPath, log]) {
         await rm(path, { recursive: true, force: true });
       }
       await removeOperation(layout.operation);
@@ -238,6 +240,7 @@ export class LxcDriver implements WorkloadDriver {
     await this.create(workload);
     await unmountOverlay(layout.merged);
     await removeByproducts(layout);
+    await rm(layout.previousMemory, { recursive: true, force: true });
     return instanceOf(layout);
   }
 
@@ -429,8 +432,9 @@ export class LxcDriver implements WorkloadDriver {
       await rename(join(images, name), join(layout.operation, name)).catch(ignoreMissing);
     }
     await rewindExpiredTimers(images);
-    const old = join(layout.operation, 'old-images');
-    await rename(layout.memory, old).catch(ignoreMissing);
+    // The service may be frozen: what is not needed any more is removed later, with the operation.
+    await rename(layout.previousMemory, join(layout.operation, 'old-images')).catch(ignoreMissing);
+    await rename(layout.memory, layout.previousMemory).catch(ignoreMissing);
     await rename(images, layout.memory);
     await chmod(layout.memory, 0o700);
   }
@@ -468,6 +472,7 @@ export class LxcDriver implements WorkloadDriver {
           await barrier.ended(limits.settle);
           await this.#clear(layout, await Cgroup.of(layout.id));
           await removeOperation(layout.operation);
+          await rm(layout.previousMemory, { recursive: true, force: true });
         });
       },
       abort: async () => {
@@ -635,12 +640,22 @@ function instanceOf(layout: LxcLayout): InstanceTrees {
 }
 
 function filesOf(layout: LxcLayout): InstanceTree {
-  return { name: 'upper', path: layout.upper, excludeXattrs: localXattrs, durable: true };
+  return { ...recordsOf(layout, 'upper', layout.upper), path: layout.upper, excludeXattrs: localXattrs, durable: true };
 }
 
 /** Made durable beside the restore, which takes longer (migrate/incoming). */
 function memoryOf(layout: LxcLayout): InstanceTree {
-  return { name: 'memory', path: layout.memory, excludeXattrs: [], durable: false };
+  return {
+    ...recordsOf(layout, 'memory', layout.previousMemory),
+    path: layout.memory,
+    excludeXattrs: [],
+    durable: false,
+  };
+}
+
+function recordsOf(layout: LxcLayout, name: string, basisPath: string) {
+  const recordPath = join(layout.records, name);
+  return { name, recordPath, basis: { treePath: basisPath, recordPath } };
 }
 
 function networkOf(layout: LxcLayout, network: LxcSettings['network']): BarrierPlan['network'] {

@@ -86,7 +86,16 @@ class Destination {
       staging: async () => {
         if (this.stagingFails) throw new DeltahopError('DELTAHOP_E_IO', 'no staging');
         return {
-          trees: [{ name: 'memory', path: join(this.path, 'memory'), excludeXattrs: [], durable: false }],
+          trees: [
+            {
+              name: 'memory',
+              path: join(this.path, 'memory'),
+              excludeXattrs: [],
+              durable: false,
+              recordPath: join(this.path, 'memory-record'),
+              basis: null,
+            },
+          ],
         };
       },
       stop: async () => {

@@ -1,0 +1,254 @@
+// A tree's way to a receiver that holds what the sender last sent: little goes over, and whatever does not fit only
+// costs.
+#include <cstring>
+
+#include "base/test_support.h"
+#include "job/transfer_test_support.h"
+#include "tree/record.h"
+#include "tree/tree_test_support.h"
+
+namespace deltahop {
+namespace {
+
+// Copies with new inodes, as the next dump has; the old directory keeps its own.
+void copyTree(const std::string& from, const std::string& to) {
+  REQUIRE(std::system(("cp -a '" + from + "' '" + to + "'").c_str()) == 0);
+}
+
+struct SharedFixture {
+  SharedFixture() : from(directory.path("from")), old(directory.path("old")), to(directory.path("to")) {
+    ::mkdir(from.c_str(), 0755);
+  }
+  SendJobOptions send(bool verify, bool withBasis = true) const {
+    SendJobOptions options;
+    options.rootPath = from;
+    options.verify = verify;
+    options.recordPath = directory.path("sender-record");
+    if (withBasis) options.basis = {old, directory.path("sender-record")};
+    return options;
+  }
+  ReceiveJobOptions receive(bool durable = false) const {
+    ReceiveJobOptions options;
+    options.rootPath = to;
+    options.durable = durable;
+    options.recordPath = directory.path("receiver-record");
+    return options;
+  }
+  void begin() {
+    TransferRun run(send(false, false), receive());
+    DH_REQUIRE_OK(run.sender.outcome());
+    DH_REQUIRE_OK(run.receiver.outcome());
+    requireSameTree(from, to);
+  }
+  // What lies at `from` becomes the basis, a copy of it the next tree.
+  void turn() {
+    std::filesystem::remove_all(old);
+    REQUIRE(::rename(from.c_str(), old.c_str()) == 0);
+    copyTree(old, from);
+  }
+
+  TestDirectory directory;
+  std::string from;
+  std::string old;
+  std::string to;
+};
+
+void overwrite(const std::string& path, uint64_t offset, ByteSpan data) {
+  File file = openTestFile(path);
+  DH_REQUIRE_OK(file.writeAt(offset, data));
+}
+
+TEST_CASE_FIXTURE(SharedFixture, "changes against a shared basis cost little more than themselves") {
+  TestRandom random(1);
+  ::mkdir((from + "/sub").c_str(), 0755);
+  writeTestFile(from + "/pages-1.img", random.bytes(8 << 20));
+  writeTestFile(from + "/sub/text", random.bytes(700'001));
+  writeTestFile(from + "/sub/large", random.bytes((9 << 20) + 77));
+  for (int i = 0; i < 200; ++i) writeTestFile(from + "/sub/small" + std::to_string(i), random.bytes(1000));
+  begin();
+  for (const bool verify : {false, true}) {
+    CAPTURE(verify);
+    turn();
+    // A page goes in, and with it everything moves; one page in fifty changes in one word.
+    Bytes pages = readTestFile(from + "/pages-1.img");
+    const Bytes page = random.bytes(4096);
+    pages.insert(pages.begin() + (1 << 20), page.begin(), page.end());
+    for (size_t at = 0; at < pages.size(); at += 50 * 4096) std::memcpy(pages.data() + at + 80, page.data() + 8, 8);
+    writeTestFile(from + "/pages-1.img", pages);
+    Bytes text = readTestFile(from + "/sub/text");
+    text.insert(text.begin() + 300'000, {'n', 'e', 'w'});
+    writeTestFile(from + "/sub/text", text);
+    Bytes large = readTestFile(from + "/sub/large");
+    large.insert(large.begin() + 5, 0x55);
+    writeTestFile(from + "/sub/large", large);
+    for (int i = 0; i < 100; ++i) overwrite(from + "/sub/small" + std::to_string(i), 500, random.bytes(3));
+    writeTestFile(from + "/fresh", random.bytes(2000));
+    TransferRun run(send(verify), receive(verify));
+    DH_REQUIRE_OK(run.sender.outcome());
+    DH_REQUIRE_OK(run.receiver.outcome());
+    requireSameTree(from, to);
+    CHECK(run.sender.statistic("basisRefused") == 0);
+    CHECK(run.sender.statistic("identityBytes") >= (1 << 20) - 10 * 4096);
+    CHECK(run.sender.statistic("sharedMatchedBytes") > 6 << 20);
+    CHECK(run.sender.statistic("signatureBytes") == 0);
+    CHECK(run.receiver.statistic("repairedFiles") == 0);
+    CHECK(run.bytes() < 20'000);
+    ::unlink((from + "/fresh").c_str());
+    TransferRun back(send(verify, false), receive());
+    REQUIRE(back.ok());
+  }
+}
+
+TEST_CASE_FIXTURE(SharedFixture, "an unchanged tree is known without reading it") {
+  TestRandom random(2);
+  writeTestFile(from + "/image", random.bytes(3 << 20));
+  writeTestFile(from + "/small", random.bytes(300));
+  begin();
+  TransferRun run(send(true, false), receive());
+  REQUIRE(run.ok());
+  CHECK(run.bytes() < 200);
+  CHECK(run.sender.statistic("hashedBytes") == 0);
+  CHECK(run.receiver.statistic("hashedBytes") == 0);
+  const auto record = readRecord(directory.path("receiver-record"));
+  REQUIRE(record.has_value());
+  CHECK(hasAllDigests(record->tree));
+  // The same with a basis, though the copy has other inodes.
+  turn();
+  TransferRun copied(send(true), receive());
+  REQUIRE(copied.ok());
+  CHECK(copied.bytes() < 200);
+  requireSameTree(from, to);
+}
+
+TEST_CASE_FIXTURE(SharedFixture, "a receiver that holds something else refuses, and nothing is lost") {
+  TestRandom random(3);
+  writeTestFile(from + "/image", random.bytes(3 << 20));
+  writeTestFile(from + "/other", random.bytes(100'000));
+  begin();
+  const auto check = [&](double refused) {
+    turn();
+    overwrite(from + "/image", 1 << 20, random.bytes(100));
+    TransferRun run(send(true), receive());
+    DH_REQUIRE_OK(run.sender.outcome());
+    DH_REQUIRE_OK(run.receiver.outcome());
+    requireSameTree(from, to);
+    CHECK(run.sender.statistic("basisRefused") == refused);
+    CHECK(run.receiver.statistic("basisRefused") == refused);
+  };
+  check(0);
+  overwrite(to + "/other", 5, random.bytes(5));
+  check(1);
+  check(0);
+  std::filesystem::remove_all(to);
+  check(1);
+  // No record at the receiver: with digests to be made anyway, it still knows what it holds.
+  ::unlink(directory.path("receiver-record").c_str());
+  check(0);
+  // None at the sender.
+  ::unlink(directory.path("sender-record").c_str());
+  turn();
+  overwrite(from + "/image", 1 << 20, random.bytes(100));
+  TransferRun run(send(true), receive());
+  REQUIRE(run.ok());
+  requireSameTree(from, to);
+  // The basis is not what its record says: what it would have helped is asked for.
+  overwrite(from + "/image", 77, random.bytes(10));
+  turn();
+  overwrite(from + "/image", 1 << 20, random.bytes(100));
+  TransferRun stale(send(true), receive());
+  REQUIRE(stale.ok());
+  requireSameTree(from, to);
+  CHECK(stale.sender.statistic("signatureBytes") > 0);
+  // Damaged records are none.
+  overwrite(directory.path("sender-record"), 30, random.bytes(4));
+  writeTestFile(directory.path("receiver-record"), random.bytes(100));
+  turn();
+  overwrite(from + "/image", 1 << 20, random.bytes(100));
+  TransferRun damaged(send(false), receive());
+  REQUIRE(damaged.ok());
+  requireSameTree(from, to);
+}
+
+TEST_CASE_FIXTURE(SharedFixture, "random trees, changed at random, arrive equal against a shared basis") {
+  for (uint64_t seed = 1; seed <= 3; ++seed) {
+    CAPTURE(seed);
+    RandomTree tree(from, seed);
+    tree.mutate(150);
+    begin();
+    for (int round = 0; round < 5; ++round) {
+      CAPTURE(round);
+      turn();
+      tree.mutate(40);
+      if (round == 3) RandomTree(to, seed * 100).mutate(5);
+      PipeOptions narrow;
+      narrow.pieceBytes = 1 + tree.random().below(5000);
+      TransferRun run(send(round % 2 == 1), receive(round % 3 == 1), narrow, narrow);
+      DH_REQUIRE_OK(run.sender.outcome());
+      DH_REQUIRE_OK(run.receiver.outcome());
+      requireSameTree(from, to);
+      if (round != 3) CHECK(run.sender.statistic("basisRefused") == 0);
+    }
+    std::filesystem::remove_all(from);
+    std::filesystem::remove_all(old);
+    std::filesystem::remove_all(to);
+  }
+}
+
+TEST_CASE_FIXTURE(SharedFixture, "a shared transfer that is cut anywhere is continued") {
+  TestRandom random(4);
+  writeTestFile(from + "/a", random.bytes(1 << 20));
+  writeTestFile(from + "/b", random.bytes(300'001));
+  writeTestFile(from + "/c", random.bytes(2000));
+  begin();
+  for (int cut = 0; cut < 12; ++cut) {
+    CAPTURE(cut);
+    turn();
+    for (const char* name : {"/a", "/b", "/c"}) overwrite(from + name, random.below(1500), random.bytes(300));
+    overwrite(from + "/a", 500'000, random.bytes(20'000));
+    PipeOptions down;
+    down.cutAfterBytes = 30 + random.below(24'000);
+    PipeOptions up;
+    if (cut % 3 == 2) up.cutAfterBytes = 60 + random.below(60);
+    TransferRun broken(send(true), receive(cut % 2 == 0), down, up);
+    TransferRun run(send(true), receive());
+    DH_REQUIRE_OK(run.sender.outcome());
+    DH_REQUIRE_OK(run.receiver.outcome());
+    requireSameTree(from, to);
+  }
+}
+
+TEST_CASE_FIXTURE(SharedFixture, "damaged shared streams make no wrong file") {
+  TestRandom random(5);
+  writeTestFile(from + "/a", random.bytes(1 << 20));
+  writeTestFile(from + "/b", random.bytes(300'001));
+  writeTestFile(from + "/c", random.bytes(2000));
+  begin();
+  for (int round = 0; round < 20; ++round) {
+    CAPTURE(round);
+    turn();
+    for (const char* name : {"/a", "/b", "/c"}) overwrite(from + name, random.below(1500), random.bytes(300));
+    overwrite(from + "/a", 500'000, random.bytes(20'000));
+    PipeOptions down;
+    const uint64_t at = 20 + random.below(22'000);
+    down.tamper = [&](uint64_t offset, Bytes& bytes) {
+      if (offset <= at && at < offset + bytes.size()) bytes[at - offset] ^= 0x10;
+    };
+    TransferRun tampered(send(true), receive(), down);
+    if (tampered.ok()) {
+      requireSameTree(from, to);
+    } else {
+      // Each file is old or new.
+      for (const char* name : {"/a", "/b", "/c"}) {
+        const Bytes content = readTestFile(to + name);
+        CHECK((content == readTestFile(from + name) || content == readTestFile(old + name)));
+      }
+    }
+    TransferRun run(send(true), receive());
+    DH_REQUIRE_OK(run.sender.outcome());
+    DH_REQUIRE_OK(run.receiver.outcome());
+    requireSameTree(from, to);
+  }
+}
+
+}  // namespace
+}  // namespace deltahop

@@ -1,0 +1,288 @@
+#include "match/page_matcher.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstring>
+
+#include "hash/blake3.h"
+#include "hash/local_hash.h"
+
+namespace deltahop {
+namespace {
+
+constexpr size_t kSegmentBytes = kContentSegmentBytes;
+constexpr size_t kPagesPerSegment = kSegmentBytes / kPageBytes;
+constexpr size_t kPartBytes = 256;
+constexpr size_t kPartsPerPage = kPageBytes / kPartBytes;
+constexpr size_t kWordsPerPage = kPageBytes / 8;
+// Bounds of the two indexes' entries: 256 MiB and 64 MiB at the most, for targets whose pages moved.
+constexpr uint64_t kMaxIndexedPages = uint64_t{1} << 24;
+constexpr uint64_t kMaxIndexedParts = uint64_t{1} << 22;
+constexpr uint64_t kNoPage = UINT64_MAX;
+// A page of which so much is the same is taken for the other's later self; the search for a better one ends.
+constexpr size_t kGoodWords = 64;
+
+bool isZeroPage(const uint8_t* page) {
+  return isZero({page, kPageBytes});
+}
+
+size_t differingWords(const uint8_t* left, const uint8_t* right) {
+  size_t differing = 0;
+  for (size_t at = 0; at < kPageBytes; at += 8) {
+    uint64_t a;
+    uint64_t b;
+    std::memcpy(&a, left + at, 8);
+    std::memcpy(&b, right + at, 8);
+    differing += a != b;
+  }
+  return differing;
+}
+
+uint64_t partHash(const uint8_t* page, size_t part) {
+  return localHash({page + part * kPartBytes, kPartBytes}, part + 1);
+}
+
+}  // namespace
+
+PageMatcher::PageMatcher(PageFile target, PageFile basis, PageSink& sink)
+    : target_(std::move(target)), basis_(std::move(basis)), sink_(sink) {}
+
+Result<Digest> PageMatcher::run(const std::function<bool(uint64_t)>& onProgress) {
+  segment_ = std::make_unique_for_overwrite<uint8_t[]>(kSegmentBytes);
+  old_ = std::make_unique_for_overwrite<uint8_t[]>(kSegmentBytes);
+  const uint64_t segments = (target_.bytes() + kSegmentBytes - 1) / kSegmentBytes;
+  same_.resize(target_.pages() / 64 + 1);
+  used_.resize(basis_.pages() / 64 + 1);
+  settled_.resize(segments / 64 + 1);
+  digests_.resize(segments);
+  for (uint64_t segment = 0; segment < segments; ++segment) {
+    // Two passes over what is the same, of which the second does not read it.
+    DH_CHECK(surveySegment(segment));
+    if (!onProgress(segment * kSegmentBytes / 2)) return Error{Code::kCancelled, "match pages", 0};
+  }
+  if (otherPages_ > 0) DH_CHECK(buildIndex());
+  for (uint64_t segment = 0; segment < segments; ++segment) {
+    DH_CHECK(tell(segment));
+    if (!onProgress((segments + segment) * kSegmentBytes / 2)) return Error{Code::kCancelled, "match pages", 0};
+  }
+  const size_t tail = target_.bytes() % kPageBytes;
+  if (tail > 0) {
+    const std::span<uint8_t> bytes(segment_.get(), tail);
+    DH_CHECK(target_.readRange(target_.pages() * kPageBytes, bytes));
+    hasher_.update(bytes);
+    statistics_.freshBytes += tail;
+    DH_CHECK(sink_.fresh(bytes));
+  }
+  return hasher_.finish();
+}
+
+// Marks the pages that are where they were. What needs no second look is hashed here, while it is in the cache.
+Status PageMatcher::surveySegment(uint64_t segment) {
+  const uint64_t offset = segment * kSegmentBytes;
+  const uint64_t firstPage = offset / kPageBytes;
+  const size_t pages = std::min<uint64_t>(kPagesPerSegment, target_.pages() - firstPage);
+  if (pages == 0) return {};
+  const std::span<uint8_t> bytes(segment_.get(), pages * kPageBytes);
+  DH_TRY(const bool isHole, target_.readRange(offset, bytes));
+  if (isHole && pages == kPagesPerSegment) {
+    setBit(settled_, segment);
+    digests_[segment] = zeroSegmentDigest();
+    return {};
+  }
+  statistics_.readBytes += bytes.size();
+  const uint64_t basisPages = basis_.pages();
+  const size_t oldPages = firstPage < basisPages ? std::min<uint64_t>(pages, basisPages - firstPage) : 0;
+  if (oldPages > 0) {
+    DH_TRY(const bool isOldHole, basis_.readRange(offset, {old_.get(), oldPages * kPageBytes}));
+    if (!isOldHole) statistics_.readBytes += oldPages * kPageBytes;
+  }
+  bool settled = pages == kPagesPerSegment;
+  for (size_t i = 0; i < pages; ++i) {
+    const uint8_t* page = segment_.get() + i * kPageBytes;
+    if (i < oldPages && std::memcmp(page, old_.get() + i * kPageBytes, kPageBytes) == 0) {
+      setBit(used_, firstPage + i);
+      // Zeros as such cost the receiver no reading.
+      if (!isZeroPage(page)) setBit(same_, firstPage + i);
+    } else if (!isZeroPage(page)) {
+      ++otherPages_;
+      settled = false;
+    }
+  }
+  if (settled) {
+    setBit(settled_, segment);
+    digests_[segment] = blake3(bytes);
+  }
+  return {};
+}
+
+// Of the basis' pages that are not where they were.
+Status PageMatcher::buildIndex() {
+  uint64_t unused = basis_.pages();
+  for (const uint64_t word : used_) unused -= static_cast<uint64_t>(std::popcount(word));
+  if (unused == 0) return {};
+  pages_ = PageIndex(std::min(unused, kMaxIndexedPages));
+  const uint64_t partsPerPage = std::clamp<uint64_t>(kMaxIndexedParts / unused, 1, kPartsPerPage);
+  partStride_ = kPartsPerPage / partsPerPage;
+  parts_ = PageIndex(std::min(unused * (kPartsPerPage / partStride_), kMaxIndexedParts));
+  uint64_t indexed = 0;
+  for (uint64_t first = 0; first < basis_.pages() && indexed < kMaxIndexedPages; first += kPagesPerSegment) {
+    DH_TRY(const Extent extent, basis_.extentAt(first * kPageBytes));
+    const size_t pages = std::min<uint64_t>(kPagesPerSegment, basis_.pages() - first);
+    if (extent.isHole && extent.end() >= (first + pages) * kPageBytes) continue;
+    bool allUsed = true;
+    for (size_t i = 0; i < pages && allUsed; ++i) allUsed = bit(used_, first + i);
+    if (allUsed) continue;
+    DH_CHECK(indexPages(first, pages));
+    indexed += pages;
+  }
+  return {};
+}
+
+Status PageMatcher::indexPages(uint64_t firstPage, size_t pages) {
+  DH_CHECK(basis_.readRange(firstPage * kPageBytes, {old_.get(), pages * kPageBytes}));
+  statistics_.readBytes += pages * kPageBytes;
+  for (size_t i = 0; i < pages; ++i) {
+    const uint8_t* page = old_.get() + i * kPageBytes;
+    if (bit(used_, firstPage + i) || isZeroPage(page)) continue;
+    const auto number = static_cast<uint32_t>(firstPage + i);
+    pages_.add(localHash({page, kPageBytes}), number);
+    for (size_t part = 0; part < kPartsPerPage; part += partStride_) {
+      if (!isZero({page + part * kPartBytes, kPartBytes})) parts_.add(partHash(page, part), number);
+    }
+  }
+  return {};
+}
+
+Status PageMatcher::tell(uint64_t segment) {
+  const uint64_t firstPage = segment * kPagesPerSegment;
+  if (bit(settled_, segment)) {
+    hasher_.updateSegment(digests_[segment]);
+    return tellSettled(firstPage);
+  }
+  const size_t pages = std::min<uint64_t>(kPagesPerSegment, target_.pages() - firstPage);
+  if (pages == 0) return {};
+  const std::span<uint8_t> bytes(segment_.get(), pages * kPageBytes);
+  DH_CHECK(target_.readRange(firstPage * kPageBytes, bytes));
+  statistics_.readBytes += bytes.size();
+  hasher_.update(bytes);
+  return tellRead(firstPage, pages);
+}
+
+Status PageMatcher::tellSettled(uint64_t firstPage) {
+  for (size_t i = 0; i < kPagesPerSegment;) {
+    const bool isSame = bit(same_, firstPage + i);
+    size_t end = i + 1;
+    while (end < kPagesPerSegment && bit(same_, firstPage + end) == isSame) ++end;
+    const uint64_t count = end - i;
+    (isSame ? statistics_.identityBytes : statistics_.zeroBytes) += count * kPageBytes;
+    DH_CHECK(isSame ? sink_.same(firstPage + i, count) : sink_.zeros(count));
+    if (isSame) shift_ = 0;
+    i = end;
+  }
+  return {};
+}
+
+Status PageMatcher::tellRead(uint64_t firstPage, size_t pages) {
+  // First what is the same, so that what is not knows its neighbours on both sides.
+  constexpr uint64_t kZero = kNoPage - 1;
+  std::array<uint64_t, kPagesPerSegment> found;
+  const int64_t shiftBefore = shift_;
+  for (size_t i = 0; i < pages; ++i) {
+    const uint8_t* page = segment_.get() + i * kPageBytes;
+    if (isZeroPage(page)) {
+      found[i] = kZero;
+      continue;
+    }
+    DH_TRY(found[i], findSame(firstPage + i, page));
+    if (found[i] != kNoPage) shift_ = static_cast<int64_t>(found[i] - (firstPage + i));
+  }
+  shift_ = shiftBefore;
+  size_t next = 0;
+  for (size_t i = 0; i < pages; ++i) {
+    const uint8_t* page = segment_.get() + i * kPageBytes;
+    if (found[i] == kZero) {
+      statistics_.zeroBytes += kPageBytes;
+      DH_CHECK(sink_.zeros(1));
+    } else if (found[i] != kNoPage) {
+      shift_ = static_cast<int64_t>(found[i] - (firstPage + i));
+      (shift_ == 0 ? statistics_.identityBytes : statistics_.sharedMatchedBytes) += kPageBytes;
+      DH_CHECK(sink_.same(found[i], 1));
+    } else {
+      next = std::max(next, i + 1);
+      while (next < pages && found[next] >= kZero) ++next;
+      const int64_t nextShift = next < pages ? static_cast<int64_t>(found[next] - (firstPage + next)) : shift_;
+      DH_CHECK(tellChanged(firstPage + i, page, nextShift));
+    }
+  }
+  return {};
+}
+
+// The old page that is this one: where it was, after the one before, or anywhere.
+Result<uint64_t> PageMatcher::findSame(uint64_t page, const uint8_t* bytes) {
+  const auto isSame = [&](uint64_t old) -> Result<bool> {
+    if (old >= basis_.pages()) return false;
+    DH_TRY(const uint8_t* oldBytes, basis_.page(old));
+    return std::memcmp(bytes, oldBytes, kPageBytes) == 0;
+  };
+  if (bit(same_, page)) {
+    DH_TRY(const bool still, isSame(page));  // unless it was written since it was surveyed
+    if (still) return page;
+  }
+  const uint64_t onShift = page + static_cast<uint64_t>(shift_);
+  if (shift_ != 0) {
+    DH_TRY(const bool same, isSame(onShift));
+    if (same) return onShift;
+  }
+  const uint32_t indexed = pages_.find(localHash({bytes, kPageBytes}));
+  if (indexed == PageIndex::kNone) return kNoPage;
+  DH_TRY(const bool same, isSame(indexed));
+  return same ? indexed : kNoPage;
+}
+
+// Which old page has most of this one's parts in the same places.
+uint64_t PageMatcher::voteOfParts(const uint8_t* bytes) const {
+  std::array<std::pair<uint32_t, unsigned>, kPartsPerPage> votes;
+  size_t candidates = 0;
+  for (size_t part = 0; part < kPartsPerPage; part += partStride_) {
+    if (isZero({bytes + part * kPartBytes, kPartBytes})) continue;
+    const uint32_t page = parts_.find(partHash(bytes, part));
+    if (page == PageIndex::kNone) continue;
+    size_t at = 0;
+    while (at < candidates && votes[at].first != page) ++at;
+    if (at == candidates) votes[candidates++] = {page, 0};
+    ++votes[at].second;
+  }
+  const auto best = std::max_element(votes.begin(), votes.begin() + static_cast<ptrdiff_t>(candidates),
+                                     [](const auto& a, const auto& b) { return a.second < b.second; });
+  return candidates == 0 ? kNoPage : best->first;
+}
+
+Status PageMatcher::tellChanged(uint64_t page, const uint8_t* bytes, int64_t nextShift) {
+  uint64_t best = kNoPage;
+  size_t bestWords = kWordsPerPage + 1;
+  const auto consider = [&](uint64_t old) -> Status {
+    if (old >= basis_.pages() || old == best) return {};
+    DH_TRY(const uint8_t* oldBytes, basis_.page(old));
+    const size_t words = differingWords(bytes, oldBytes);
+    if (words < bestWords) {
+      best = old;
+      bestWords = words;
+    }
+    return {};
+  };
+  DH_CHECK(consider(page + static_cast<uint64_t>(shift_)));
+  if (bestWords > kGoodWords) DH_CHECK(consider(page + static_cast<uint64_t>(nextShift)));
+  if (bestWords > kGoodWords) DH_CHECK(consider(page));
+  if (bestWords > kGoodWords) DH_CHECK(consider(voteOfParts(bytes)));
+  if (best == kNoPage) {
+    statistics_.freshBytes += kPageBytes;
+    return sink_.fresh({bytes, kPageBytes});
+  }
+  if (bestWords <= kWordsPerPage / 2) shift_ = static_cast<int64_t>(best - page);
+  statistics_.residualBytes += kPageBytes;
+  DH_TRY(const uint8_t* old, basis_.page(best));
+  return sink_.changed(bytes, best, old);
+}
+
+}  // namespace deltahop

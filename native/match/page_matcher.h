@@ -1,0 +1,86 @@
+// The matcher of page-structured files (memory images, disks) whose basis lies here: finds what is the same, and for
+// what is not, the old page that it most likely was.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "base/bytes.h"
+#include "base/result.h"
+#include "hash/content_digest.h"
+#include "io/page_file.h"
+#include "match/page_index.h"
+
+namespace deltahop {
+
+/// Takes a target page by page, in order. Numbers of old pages are those of the basis.
+class PageSink {
+ public:
+  virtual ~PageSink() = default;
+  /// `count` pages from `oldPage` on.
+  virtual Status same(uint64_t oldPage, uint64_t count) = 0;
+  virtual Status zeros(uint64_t count) = 0;
+  /// A page that differs from its likely former self.
+  virtual Status changed(const uint8_t* page, uint64_t oldPage, const uint8_t* old) = 0;
+  /// Bytes like nothing known: a page, or what is left of one at the end of the file.
+  virtual Status fresh(ByteSpan bytes) = 0;
+};
+
+struct PageStatistics {
+  uint64_t readBytes = 0;           // target and basis, all passes
+  uint64_t identityBytes = 0;       // the same at the same offset
+  uint64_t sharedMatchedBytes = 0;  // found elsewhere in the basis
+  uint64_t residualBytes = 0;       // changed
+  uint64_t freshBytes = 0;
+  uint64_t zeroBytes = 0;
+};
+
+/// One pass over one target. Memory: 5 MiB, 2 bits a page, and 16 bytes for each page of the basis that is not where it
+/// was (of 16 million at the most).
+class PageMatcher {
+ public:
+  /// Larger files are not for this matcher.
+  static constexpr uint64_t kMaxBytes = uint64_t{1} << 40;
+
+  /// The files must outlive the matcher.
+  PageMatcher(PageFile target, PageFile basis, PageSink& sink);
+  /// Tells the sink all of the target and gives the content digest of exactly what it told, even if the target is
+  /// written meanwhile. `onProgress` is told the bytes done; false ends with kCancelled. kChanged if a file shrank.
+  Result<Digest> run(const std::function<bool(uint64_t)>& onProgress);
+  const PageStatistics& statistics() const { return statistics_; }
+
+ private:
+  Status surveySegment(uint64_t segment);
+  Status buildIndex();
+  Status indexPages(uint64_t firstPage, size_t pages);
+  Status tell(uint64_t segment);
+  Status tellSettled(uint64_t firstPage);
+  Status tellRead(uint64_t firstPage, size_t pages);
+  Result<uint64_t> findSame(uint64_t page, const uint8_t* bytes);
+  Status tellChanged(uint64_t page, const uint8_t* bytes, int64_t nextShift);
+  uint64_t voteOfParts(const uint8_t* bytes) const;
+
+  static bool bit(const std::vector<uint64_t>& bits, uint64_t at) { return (bits[at >> 6] >> (at & 63) & 1) != 0; }
+  static void setBit(std::vector<uint64_t>& bits, uint64_t at) { bits[at >> 6] |= uint64_t{1} << (at & 63); }
+
+  PageFile target_;
+  PageFile basis_;
+  PageSink& sink_;
+  std::unique_ptr<uint8_t[]> segment_;
+  std::unique_ptr<uint8_t[]> old_;
+  std::vector<uint64_t> same_;     // target pages that are where they were
+  std::vector<uint64_t> used_;     // basis pages that are where they were
+  std::vector<uint64_t> settled_;  // whole segments whose pages are all that or zero
+  std::vector<Digest> digests_;    // of those segments
+  uint64_t otherPages_ = 0;
+  PageIndex pages_;
+  PageIndex parts_;
+  size_t partStride_ = 1;
+  int64_t shift_ = 0;  // old page minus target page of the last one found
+  ContentHasher hasher_;
+  PageStatistics statistics_;
+};
+
+}  // namespace deltahop
