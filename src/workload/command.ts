@@ -23,6 +23,9 @@ export interface CommandResult {
 /** Characters of a command's output that are kept: enough for any message, not for a flood. */
 const outputBound = 1 << 20;
 
+/** What a program that has ended wrote, has been read when nothing came for so long. */
+const quietMs = 200;
+
 /** Administrators' programs live where an agent started by a plain user session may not look. */
 const systemDirectories = '/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin';
 
@@ -82,20 +85,29 @@ export function runCommand(argv: readonly string[], options: CommandOptions): Pr
       settle();
       reject(cannotStart(program, error));
     });
-    // A program that turns into a daemon may keep our pipes open after it has ended: `exit` and a moment, not `close`.
+    // A program that turns into a daemon may keep our pipes open after it has ended: `exit` and a quiet moment, not `close`.
     child.once('exit', (exitCode) => {
+      let patience: NodeJS.Timeout | undefined;
       const finish = () => {
+        clearTimeout(patience);
         settle();
         child.stdout.destroy();
         child.stderr.destroy();
         if (failure !== undefined) reject(failure);
         else resolve({ exitCode, ...output });
       };
-      const patience = setTimeout(finish, 200);
-      child.once('close', () => {
-        clearTimeout(patience);
-        finish();
-      });
+      const waitForQuiet = (before: number) => {
+        patience = setTimeout(() => {
+          // If this process stood still meanwhile, what was written lies unread: it is read before an immediate runs.
+          setImmediate(() => {
+            const now = output.stdout.length + output.stderr.length;
+            if (now === before) finish();
+            else waitForQuiet(now);
+          });
+        }, quietMs);
+      };
+      waitForQuiet(output.stdout.length + output.stderr.length);
+      child.once('close', finish);
     });
   });
 }

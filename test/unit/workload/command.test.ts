@@ -1,3 +1,4 @@
+import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { test } from 'uvu';
@@ -69,6 +70,24 @@ test('a program that leaves a daemon with our pipes behind does not hold us up',
   const { stdout } = await runCommand(['sh', '-c', 'sleep 2 & echo done'], { limitMs: 10_000 });
   assert.is(stdout, 'done\n');
   assert.ok(Date.now() - began < 1500);
+});
+
+function standStill(ms: number): void {
+  for (const until = performance.now() + ms; performance.now() < until; );
+}
+
+test('what a program wrote is not lost if its end is heard first and this process then stands still', async () => {
+  // Node reaps every child when it hears of the end of one: here before it has looked at the other's pipe.
+  const outcome = await new Promise<string>((resolve, reject) => {
+    const other = spawn('echo', ['x']);
+    standStill(200);
+    other.stdout.once('data', () => {
+      runCommand(['echo', 'hello'], { limitMs: 5000 }).then(({ stdout }) => resolve(stdout), reject);
+      standStill(200);
+      setImmediate(() => standStill(500));
+    });
+  });
+  assert.is(outcome, 'hello\n');
 });
 
 test.run();
