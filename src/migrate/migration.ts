@@ -237,10 +237,11 @@ export class Migration {
     await this.#outgoing.markFrozen(this.id);
     const frozen = await this.#phases.run('freeze', () => driver.freeze(workload, cancelled));
     const overdue = new AbortController();
-    const why = `${this.#service} stood still for ${maxDowntimeMs} ms, which is its bound, and runs on here`;
-    const end = (): void => overdue.abort(new DeltahopError('DELTAHOP_E_TIMEOUT', why));
+    const tooLong = `${this.#service} stood still for ${maxDowntimeMs} ms, which is its bound, and runs on here`;
+    const end = (): void => overdue.abort(new DeltahopError('DELTAHOP_E_TIMEOUT', tooLong));
     const timer = setTimeout(end, Math.max(0, frozen.frozenAtMs + maxDowntimeMs - Date.now()));
-    const signal = AbortSignal.any([cancelled, overdue.signal]);
+    // Once it runs on by itself, each further moment spent on its image is for nothing.
+    const signal = AbortSignal.any([cancelled, overdue.signal, frozen.gaveWay]);
     const at = { frozenAtMs: frozen.frozenAtMs };
     let decided = false;
     try {
@@ -261,8 +262,9 @@ export class Migration {
     } catch (error) {
       clearTimeout(timer);
       if (!decided && !this.#outgoing.isDecided(this.id)) await frozen.abort();
-      // What was cut short by it says only that it was cancelled.
-      throw !decided && overdue.signal.aborted ? overdue.signal.reason : error;
+      // What was cut short by either says only that it was cancelled.
+      const why = [overdue.signal, frozen.gaveWay].find(({ aborted }) => aborted);
+      throw !decided && why !== undefined ? why.reason : error;
     }
   }
 

@@ -87,6 +87,8 @@ export interface FrozenWorkload {
    * @throws DeltahopError DELTAHOP_E_CHECKPOINT, DELTAHOP_E_CANCELLED; abort() is still to be called.
    */
   memory(signal: AbortSignal): Promise<FrozenMemory>;
+  /** Aborted, with the error, once the service has gone on by itself: its barrier gave way, and nothing can be committed. */
+  readonly gaveWay: AbortSignal;
   /**
    * Ends the service here for good; its files stay. Decided in one atomic step against the barrier's own time limit:
    * rejects if the barrier gave up first (the service then runs on), else the service can not be resumed any more, no

@@ -1,10 +1,22 @@
 import { watch } from 'node:fs';
-import { constants, link, mkdir, open, readFile, rename, rm, stat, symlink, writeFile } from 'node:fs/promises';
+import {
+  constants,
+  link,
+  mkdir,
+  open,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  stat,
+  symlink,
+  writeFile,
+} from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DeltahopError } from '../../errors.js';
 import { type Detached, mustRun, startDetached } from '../command.js';
-import { isSameAlive, type ProcessIdentity, parseStat } from './process.js';
+import { isAlive, isSameAlive, killProcess, nestedPid, type ProcessIdentity, parseStat } from './process.js';
 
 /**
  * One lxc-checkpoint and the barrier inside it.
@@ -196,8 +208,11 @@ exec ${quote(criuProgram)} "$@"
 
 /** The supervisor's text: lxc-checkpoint's parent, which leaves no fence behind however that ends. */
 export function supervisorScript(directory: string, plan: BarrierPlan): string {
+  // If it ended before a verdict, it, CRIU or the script was killed: the others, who may live, must not wait for one any
+  // more. And from the thaw on the image is older than the service, and must not be what it is given up for.
+  const giveUp = plan.kind === 'round' ? '' : '(set -C; echo abort >verdict) 2>/dev/null\n';
   // CRIU leaves the freezer as it found it, so the thaw after it is needed in good and in bad cases.
-  const after =
+  const letGo =
     plan.kind === 'prepare'
       ? ''
       : `verdict=
@@ -215,7 +230,7 @@ read -r line </proc/$$/stat && echo "$line" >supervisor
 ${freezerFunctions(plan.freezer)}
 ${plan.command.map(quote).join(' ')} -A ${quote(join(directory, 'action'))}
 code=$?
-${after}echo "$code" >exit-code.new && mv exit-code.new exit-code
+${giveUp}${letGo}echo "$code" >exit-code.new && mv exit-code.new exit-code
 exit "$code"
 `;
 }
@@ -225,6 +240,8 @@ export class Barrier {
   readonly directory: string;
   readonly #supervisor: Detached;
   #alive: NodeJS.Timeout | undefined;
+  #held = false;
+  #decided = false;
 
   private constructor(directory: string, supervisor: Detached) {
     this.directory = directory;
@@ -237,6 +254,9 @@ export class Barrier {
     await mkdir(at('bin'), { recursive: true, mode: 0o700 });
     await Promise.all([
       writeFile(at('kind'), plan.kind),
+      // Now, since at the decision the disk may be full.
+      propose(directory, 'commit'),
+      propose(directory, 'abort'),
       writeFile(at('action'), actionScript(directory, plan), { mode: 0o700 }),
       writeFile(at('supervise'), supervisorScript(directory, plan), { mode: 0o700 }),
       writeFile(at('criu.conf'), plan.criuConfig),
@@ -261,16 +281,20 @@ export class Barrier {
   /**
    * Waits for an event. From `held` on signs of life go to the script, until {@link decide}.
    *
-   * @returns false if lxc-checkpoint ended without it.
+   * @returns false if all that could make it has ended without it.
    * @throws DeltahopError DELTAHOP_E_CANCELLED, DELTAHOP_E_TIMEOUT
    */
   async until(event: BarrierEvent, limitMs: number, signal?: AbortSignal): Promise<boolean> {
     const there = await waitUntil(this.directory, limitMs, signal, async () => {
       if (await exists(join(this.directory, event))) return true;
+      if (!this.#supervisor.hasEnded() || (await isAtWork(this.directory))) return null;
       // Looked for once more after the end: it may have come just before.
-      return this.#supervisor.hasEnded() ? exists(join(this.directory, event)) : null;
+      return exists(join(this.directory, event));
     });
-    if (event === 'held' && there) this.#keepAlive();
+    if (event === 'held' && there) {
+      this.#held = true;
+      this.#keepAlive();
+    }
     return there;
   }
 
@@ -294,34 +318,59 @@ export class Barrier {
   /** Gives the verdict. @returns the one that holds: the script may have lost patience before. */
   async decide(verdict: 'commit' | 'abort'): Promise<'commit' | 'abort'> {
     clearInterval(this.#alive);
+    this.#decided = true;
     return decide(this.directory, verdict);
   }
 
-  /** Fulfilled with lxc-checkpoint's exit code; null if it had to be killed, for which `limitMs` is the bound. */
+  /** Whether the barrier was reached. */
+  get wasHeld(): boolean {
+    return this.#held;
+  }
+
+  /** Fulfilled, with its exit code, once the service has gone on though nobody here said so; never, if somebody did. */
+  async gaveWay(): Promise<number | null> {
+    const exitCode = await this.#supervisor.ended;
+    // A supervisor that was killed says nothing about the barrier.
+    if (this.#decided || (await verdictOf(this.directory)) !== 'abort') await new Promise(() => {});
+    return exitCode;
+  }
+
+  /**
+   * Fulfilled with lxc-checkpoint's exit code once nothing of the operation is at work any more; null if it was killed or
+   * had to be, for which `limitMs` is the bound.
+   */
   async ended(limitMs: number): Promise<number | null> {
     clearInterval(this.#alive);
     const timeout = new AbortController();
     const late = sleep(limitMs, 'late' as const, { signal: timeout.signal }).catch(() => null);
     const code = await Promise.race([this.#supervisor.ended, late]);
     timeout.abort();
-    if (code !== 'late') return code;
-    this.#supervisor.kill();
-    return null;
+    if (code === 'late') this.#supervisor.kill();
+    await endWork(this.directory, code === 'late' ? 0 : limitMs);
+    return code === 'late' ? null : code;
   }
 }
 
 /** Gives the verdict of the operation in `directory`, unless there is one. @returns the one that holds. */
 export async function decide(directory: string, verdict: 'commit' | 'abort'): Promise<'commit' | 'abort'> {
-  const path = join(directory, 'verdict');
-  const proposal = `${path}.${verdict}`;
-  await writeFile(proposal, `${verdict}\n`);
   try {
-    await link(proposal, path);
+    await link(await propose(directory, verdict), join(directory, 'verdict'));
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
   }
   await ring(directory);
   return (await verdictOf(directory)) ?? 'abort';
+}
+
+/** Makes the file that becomes the verdict by link(2), unless it is there. @returns its path. */
+async function propose(directory: string, verdict: 'commit' | 'abort'): Promise<string> {
+  const path = join(directory, `verdict.${verdict}`);
+  try {
+    await writeFile(path, `${verdict}\n`, { flag: 'wx' });
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+  }
+  return path;
 }
 
 /** The verdict on the operation in `directory`; null if there is none yet. */
@@ -376,6 +425,39 @@ export async function readRemnant(directory: string): Promise<Remnant | null> {
     supervisor: await identity('supervisor'),
     init: await identity('init'),
   };
+}
+
+/**
+ * CRIU and the script of the operation in `directory`: they outlive their supervisor and lxc-checkpoint if those are
+ * killed. What CRIU restores has its name and arguments for a while, but a process number of its own container.
+ */
+async function workersOf(directory: string): Promise<number[]> {
+  const script = join(directory, 'action');
+  const found: number[] = [];
+  for (const entry of await readdir('/proc')) {
+    if (!/^\d+$/.test(entry)) continue;
+    const [program, ...args] = (await readFile(`/proc/${entry}/cmdline`, 'utf8').catch(() => '')).split('\0');
+    if (program === 'lxc-checkpoint' || !args.some((word) => word.includes(script))) continue;
+    const pid = Number(entry);
+    if ((await isAlive(pid)) && (await nestedPid(pid)) === null) found.push(pid);
+  }
+  return found;
+}
+
+/** Whether CRIU or the script of the operation in `directory` lives. */
+async function isAtWork(directory: string): Promise<boolean> {
+  return (await workersOf(directory)).length > 0;
+}
+
+/** Waits until they have ended, and ends them if that takes longer. */
+export async function endWork(directory: string, limitMs: number): Promise<void> {
+  const deadline = Date.now() + limitMs;
+  for (;;) {
+    const workers = await workersOf(directory);
+    if (workers.length === 0) return;
+    if (Date.now() >= deadline) for (const pid of workers) killProcess(pid);
+    await sleep(20);
+  }
 }
 
 /** Waits until a process has ended. @returns whether it has. */

@@ -22,6 +22,7 @@ import {
   Barrier,
   type BarrierPlan,
   decide,
+  endWork,
   type OperationKind,
   readRemnant,
   removeOperation,
@@ -39,7 +40,7 @@ import { differences, machineFacts, networkFindings } from './machine.js';
 import { obstaclesOf } from './obstacles.js';
 import { mountOverlay, unmountOverlay } from './overlay.js';
 import { probeContainer } from './probe.js';
-import { isSameAlive, processState } from './process.js';
+import { isSameAlive, killProcess, processState } from './process.js';
 
 /** Bounds, in milliseconds, of what LXC and CRIU may take. A large image on a slow disk takes minutes. */
 const limits = {
@@ -55,6 +56,9 @@ const limits = {
 
 /** Extended attributes by which overlayfs refers to inodes of this node. */
 const localXattrs = ['trusted.overlay.origin', 'trusted.overlay.impure', 'trusted.overlay.uuid'];
+
+/** Dumps that are made to undo one whose CRIU was killed. */
+const mendTries = 3;
 
 /** Files that CRIU writes beside the images. */
 const byproducts = ['dump.log', 'restore.log', 'stats-dump', 'stats-restore'];
@@ -199,7 +203,11 @@ export class LxcDriver implements WorkloadDriver {
         const exitCode = await barrier.ended(limits.checkpoint);
         await this.#letRun(layout);
         if (signal.aborted) throw cancelled('round', signal);
-        if (exitCode !== 0) throw await dumpFailure(workload, layout, exitCode);
+        if (exitCode !== 0) {
+          const failure = await dumpFailure(workload, layout, exitCode);
+          await this.#mend(workload, layout);
+          throw failure;
+        }
         const pausedMs = (await barrier.timeOf('held')) - (await barrier.timeOf('frozen-at'));
         await this.#keepImages(layout);
         return { instance: instanceOf(layout), pausedMs: Math.round(pausedMs) };
@@ -221,7 +229,7 @@ export class LxcDriver implements WorkloadDriver {
         }
         return this.#frozen(workload, layout, barrier, await barrier.timeOf('frozen-at'));
       } catch (error) {
-        await this.#abortDump(layout, barrier);
+        await this.#abortDump(workload, layout, barrier);
         throw error;
       }
     } catch (error) {
@@ -293,6 +301,7 @@ export class LxcDriver implements WorkloadDriver {
         killGroup(remnant.supervisor.pid);
         await waitGone(remnant.supervisor, limits.kill);
       }
+      await endWork(layout.operation, limits.settle);
       const after = await readRemnant(layout.operation);
       released = remnant.kind === 'prepare' && after?.released === true;
       const doomed = remnant.kind === 'prepare' ? !released : verdict === 'commit';
@@ -303,6 +312,7 @@ export class LxcDriver implements WorkloadDriver {
         }
       } else {
         await cgroup.thaw();
+        if (remnant.kind !== 'prepare') await this.#mend(workload, layout);
       }
       await removeOperation(layout.operation);
     }
@@ -394,6 +404,7 @@ export class LxcDriver implements WorkloadDriver {
     if (!(await cgroup.kill(limits.kill))) {
       throw new DeltahopError('DELTAHOP_E_WORKLOAD', `processes of ${layout.id} do not end, even killed`);
     }
+    await removeInterface(layout);
     await unmountOverlay(layout.merged);
     await cgroup.removeEmpty();
   }
@@ -441,7 +452,18 @@ export class LxcDriver implements WorkloadDriver {
 
   #frozen(workload: Workload, layout: LxcLayout, barrier: Barrier, frozenAtMs: number): FrozenWorkload {
     const [files, memory] = [filesOf(layout), memoryOf(layout)];
+    const gaveWay = new AbortController();
+    const resumed = () =>
+      new DeltahopError('DELTAHOP_E_CHECKPOINT', `${workload.name} has resumed here: its barrier gave way`);
+    void barrier
+      .gaveWay()
+      .then((exitCode) =>
+        barrier.wasHeld
+          ? gaveWay.abort(resumed())
+          : dumpFailure(workload, layout, exitCode).then((why) => gaveWay.abort(why)),
+      );
     return {
+      gaveWay: gaveWay.signal,
       frozenAtMs: Math.floor(frozenAtMs),
       files: { trees: [files] },
       memory: async (signal) => {
@@ -457,9 +479,7 @@ export class LxcDriver implements WorkloadDriver {
       commit: async () => {
         const verdict = await barrier.decide('commit');
         const ended = verdict === 'commit' && (await barrier.until('ended', limits.settle));
-        if (verdict !== 'commit') {
-          throw new DeltahopError('DELTAHOP_E_CHECKPOINT', `${workload.name} has resumed here: its barrier gave way`);
-        }
+        if (verdict !== 'commit') throw resumed();
         if (!ended) {
           // The verdict stands whatever became of its script: nothing may run here any more.
           const cgroup = await Cgroup.of(layout.id);
@@ -480,7 +500,7 @@ export class LxcDriver implements WorkloadDriver {
           throw new DeltahopError('DELTAHOP_E_CHECKPOINT', `${workload.name} was given up already and can not resume`);
         }
         try {
-          await this.#abortDump(layout, barrier);
+          await this.#abortDump(workload, layout, barrier);
         } finally {
           this.#end(workload);
         }
@@ -489,11 +509,28 @@ export class LxcDriver implements WorkloadDriver {
   }
 
   /** Lets a container run on whose dump is under way or done, and waits until it does. */
-  async #abortDump(layout: LxcLayout, barrier: Barrier): Promise<void> {
+  async #abortDump(workload: Workload, layout: LxcLayout, barrier: Barrier): Promise<void> {
     await barrier.decide('abort');
     await barrier.ended(limits.settle);
     await this.#letRun(layout);
+    await this.#mend(workload, layout);
     await removeOperation(layout.operation);
+  }
+
+  /**
+   * A CRIU that was killed in a dump leaves the container's network locked and its connections in repair mode: it runs on,
+   * and nobody can reach it. Another dump that lets it run takes both away at its end. Its own lock fails where the dead
+   * one's is (a table of nftables); it takes that away with its failure, so it is made again.
+   */
+  async #mend(workload: Workload, layout: LxcLayout): Promise<void> {
+    if (!(await wasKilledInDump(layout))) return;
+    for (let tries = 0; tries < mendTries; tries++) {
+      if ((await (await Cgroup.of(layout.id)).initPid()) === null) return;
+      const barrier = await this.#startDump(workload, layout, 'round', AbortSignal.timeout(limits.checkpoint));
+      const exitCode = await barrier.ended(limits.checkpoint);
+      await this.#letRun(layout);
+      if (exitCode === 0) return;
+    }
   }
 
   /** Makes sure that a container neither is frozen nor stopped by a tracer. */
@@ -623,6 +660,7 @@ export class LxcDriver implements WorkloadDriver {
     // If CRIU itself was killed, a half-restored tree waits for it forever.
     if (remnant?.init != null && (await isSameAlive(remnant.init))) killProcess(remnant.init.pid);
     await cgroup.kill(limits.kill);
+    await removeInterface(layout);
     await unmountOverlay(layout.merged);
     await cgroup.removeEmpty();
     await removeByproducts(layout);
@@ -728,6 +766,22 @@ async function causeOf(criuLogs: readonly string[], operation: string, exitCode:
   );
 }
 
+/**
+ * The kernel takes a dead container's network away in its own time, seconds on a busy machine, and until then the next
+ * restore finds the name of its interface taken.
+ */
+async function removeInterface({ hostInterface }: LxcLayout): Promise<void> {
+  // That there is none any more is the usual case.
+  await runCommand(['ip', 'link', 'delete', 'dev', hostInterface], { limitMs: limits.kill });
+}
+
+/** Whether CRIU has begun the dump and neither finished nor failed, which it says last of all. */
+async function wasKilledInDump({ operation }: LxcLayout): Promise<boolean> {
+  const logs = await Promise.all([join(operation, 'images/dump.log'), join(operation, 'dump.log')].map(readText));
+  const log = logs.join('');
+  return log !== '' && !/Dumping (FAILED|finished successfully)/.test(log);
+}
+
 async function removeByproducts(layout: LxcLayout): Promise<void> {
   for (const name of byproducts) await rm(join(layout.memory, name), { force: true });
 }
@@ -744,14 +798,6 @@ function cancelled(what: string, signal: AbortSignal): DeltahopError {
 
 function ignoreMissing(error: unknown): void {
   if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
-}
-
-function killProcess(pid: number): void {
-  try {
-    process.kill(pid, 'SIGKILL');
-  } catch {
-    // Gone in the meantime.
-  }
 }
 
 function killGroup(pid: number): void {

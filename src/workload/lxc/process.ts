@@ -45,6 +45,15 @@ export async function nestedPid(pid: number): Promise<number | null> {
   return numbers.length === 2 ? (numbers[1] ?? null) : null;
 }
 
+/** Kills a process; one that is gone is none the less. */
+export function killProcess(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch {
+    // Gone in the meantime.
+  }
+}
+
 async function statOf(pid: number): Promise<ReturnType<typeof parseStat>> {
   const text = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '');
   return parseStat(text);

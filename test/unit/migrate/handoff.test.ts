@@ -68,6 +68,7 @@ class Source {
       frozenAtMs: 0,
       files: { trees: [] },
       memory: () => Promise.reject(new Error('not part of a hand-off')),
+      gaveWay: new AbortController().signal,
       commit: async () => {
         this.steps.push(`barrier is told with ${await this.#onDisk()} in the journal`);
         if (this.#decide('commit') === 'abort') throw new DeltahopError('DELTAHOP_E_CHECKPOINT', 'it gave way');
