@@ -7,6 +7,7 @@ import { loadEngine } from '../engine/engine.js';
 import { DeltahopError } from '../errors.js';
 import { fileError } from '../layers/durable-file.js';
 import { compressedShare } from '../layers/sample.js';
+import { SpaceReserve } from '../layers/space-reserve.js';
 import { LayerStore } from '../layers/store.js';
 import { type MigrationContext, Outgoing } from '../migrate/handoff.js';
 import { History } from '../migrate/history.js';
@@ -86,8 +87,9 @@ export class Agent {
       const lock = await StateLock.take(statePath, socketPath);
       closers.push(() => lock.release());
 
+      const reserve = await SpaceReserve.open(join(statePath, 'reserve'));
       const layers = await LayerStore.open(join(statePath, 'layers'), engine);
-      const services = await ServiceStore.open(join(statePath, 'services'), layers);
+      const services = await ServiceStore.open(join(statePath, 'services'), layers, reserve);
       const drivers = new Map(createDrivers().map((driver) => [driver.name, driver]));
       const driver = (name: string): WorkloadDriver => {
         const found = drivers.get(name);
@@ -106,7 +108,7 @@ export class Agent {
       const permitted = (address: string): Promise<Address> =>
         permittedAddress(parseAddress(address), options.insecure);
       const connectPeer = (to: string): PeerConnection => new PeerConnection(to, permitted(to));
-      const journal = await Journal.open(join(statePath, 'journal'));
+      const journal = await Journal.open(join(statePath, 'journal'), reserve);
       const node = { nodeName: options.name, statePath, journal, ownership: services, layers, driver, workload };
       const onWarning = (message: string): void => log.warn(message);
       const incoming = new IncomingMigrations(

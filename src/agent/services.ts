@@ -5,6 +5,7 @@ import { z } from 'zod';
 import { DeltahopError } from '../errors.js';
 import { fileError, readJson, syncDirectory, writeJsonDurably } from '../layers/durable-file.js';
 import { digestSchema } from '../layers/layer.js';
+import type { SpaceReserve } from '../layers/space-reserve.js';
 import type { LayerStore } from '../layers/store.js';
 import { healthPolicySchema, type Ownership, type ServiceRecord } from '../migrate/ownership.js';
 import type { Workload } from '../workload/driver.js';
@@ -28,20 +29,25 @@ const recordSchema = z.strictObject({
 export class ServiceStore implements Ownership {
   readonly #path: string;
   readonly #layers: LayerStore;
+  readonly #reserve: SpaceReserve | null;
   readonly #records = new Map<string, ServiceRecord>();
   readonly #layerHolds = new Map<string, () => void>();
   readonly #operations = new Map<string, string>();
   /** Record writes one after another, so that compare-and-set compares with what is on disk. */
   #writing: Promise<void> = Promise.resolve();
 
-  private constructor(path: string, layers: LayerStore) {
+  private constructor(path: string, layers: LayerStore, reserve: SpaceReserve | null) {
     this.#path = path;
     this.#layers = layers;
+    this.#reserve = reserve;
   }
 
-  /** @throws DeltahopError DELTAHOP_E_CORRUPT naming the file that is damaged. */
-  static async open(path: string, layers: LayerStore): Promise<ServiceStore> {
-    const store = new ServiceStore(path, layers);
+  /**
+   * @param reserve Room for its records on a full disk, on the same file system.
+   * @throws DeltahopError DELTAHOP_E_CORRUPT naming the file that is damaged.
+   */
+  static async open(path: string, layers: LayerStore, reserve: SpaceReserve | null = null): Promise<ServiceStore> {
+    const store = new ServiceStore(path, layers, reserve);
     await mkdir(path, { recursive: true, mode: 0o700 });
     for (const name of await readdir(path)) {
       const stored = await readJson(join(path, name, 'service.json'), recordSchema);
@@ -104,7 +110,8 @@ export class ServiceStore implements Ownership {
       } catch (error) {
         throw fileError(error, `cannot make ${directory}`);
       }
-      await writeJsonDurably(join(directory, 'service.json'), checked);
+      const write = () => writeJsonDurably(join(directory, 'service.json'), checked);
+      await (this.#reserve?.write(write) ?? write());
       const { format: _, ...record } = checked;
       this.#remember(record);
     });

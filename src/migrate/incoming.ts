@@ -437,11 +437,12 @@ export class IncomingMigrations implements DestinationControl {
       );
     }
     incoming.released = true;
+    // The journal's `committed` stands: the next try goes on from here.
+    if (owned.status === 'rejected') throw owned.reason;
     const { untoldEpoch } = await this.#change(migration, {
       state: 'running',
       runningSinceMs: released.status === 'fulfilled' ? released.value : Date.now(),
     });
-    if (owned.status === 'rejected') throw owned.reason;
     await this.#revoke(incoming);
     // It is a service like any other now, though the source may have to hear of it yet.
     incoming.end();

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { DeltahopError } from '../errors.js';
 import { fileError, readJson, syncDirectory, writeJsonDurably } from '../layers/durable-file.js';
+import type { SpaceReserve } from '../layers/space-reserve.js';
 import { offerSchema } from './offer.js';
 
 const common = {
@@ -69,16 +70,21 @@ export function isSettled(record: JournalRecord): boolean {
 /** The records of one node. */
 export class Journal {
   readonly #path: string;
+  readonly #reserve: SpaceReserve | null;
   readonly #records = new Map<string, JournalRecord>();
   #writing: Promise<void> = Promise.resolve();
 
-  private constructor(path: string) {
+  private constructor(path: string, reserve: SpaceReserve | null) {
     this.#path = path;
+    this.#reserve = reserve;
   }
 
-  /** @throws DeltahopError DELTAHOP_E_CORRUPT naming the file: guessing what it said could run a service twice. */
-  static async open(path: string): Promise<Journal> {
-    const journal = new Journal(path);
+  /**
+   * @param reserve Room for its records on a full disk, on the same file system.
+   * @throws DeltahopError DELTAHOP_E_CORRUPT naming the file: guessing what it said could run a service twice.
+   */
+  static async open(path: string, reserve: SpaceReserve | null = null): Promise<Journal> {
+    const journal = new Journal(path, reserve);
     try {
       await mkdir(path, { recursive: true, mode: 0o700 });
       for (const name of await readdir(path)) {
@@ -125,7 +131,8 @@ export class Journal {
   async write<Kind extends JournalRecord>(record: Kind): Promise<Kind> {
     const written = { ...record, changedAtMs: Date.now() };
     const write = this.#writing.then(async () => {
-      await writeJsonDurably(join(this.#path, `${record.migration}.json`), written);
+      const store = () => writeJsonDurably(join(this.#path, `${record.migration}.json`), written);
+      await (this.#reserve?.write(store) ?? store());
       this.#records.set(record.migration, written);
       if (isSettled(written)) await this.#forgetOldest();
     });

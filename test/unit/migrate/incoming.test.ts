@@ -53,6 +53,8 @@ class Destination {
   /** The local operation on the service. */
   operation: string | null = null;
   stagingFails = false;
+  /** No room for the record of ownership. */
+  fullDisk = false;
   journal!: Journal;
   incoming!: IncomingMigrations;
 
@@ -140,6 +142,7 @@ class Destination {
       ownership: {
         read: async () => this.record,
         compareAndSet: async (_service: string, expected: number | null, next: ServiceRecord) => {
+          if (next.ownership === 'owned' && this.fullDisk) throw new DeltahopError('DELTAHOP_E_NO_SPACE', 'full');
           assert.is(expected, this.record?.epoch ?? null);
           this.record = next;
         },
@@ -197,6 +200,17 @@ async function until(condition: () => boolean): Promise<void> {
     if (Date.now() > deadline) throw new Error('it did not come to that');
   }
 }
+
+test('it does not count as run before it is owned, and is not let go again for that', async () => {
+  const node = await destination('prepared');
+  node.fullDisk = true;
+  assert.is(await refusalOf(node.incoming.commit(id)), 'DELTAHOP_E_NO_SPACE');
+  assert.equal([node.journalled, node.state, node.record?.ownership], ['committed', 'running', 'arriving']);
+  node.fullDisk = false;
+  assert.is((await node.incoming.commit(id)).epoch, 5);
+  assert.equal([node.journalled, node.record?.ownership, node.record?.epoch], ['running', 'owned', 5]);
+  assert.equal(node.steps, ['restored', 'let go with committed in the journal']);
+});
 
 test('the decision is on disk before the copy is let go, and saying it again changes nothing', async () => {
   const node = await destination('prepared');
