@@ -1,17 +1,16 @@
 /** What goes wrong on nodes and at the command: a clear error each time, the service runs on, and the next try works. */
 import { readdirSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { testUnless } from '../support/obstacle.js';
-import { run } from '../testbed/command.js';
 import { criuDirectory, type TestbedNode } from '../testbed/node.js';
 import type { ProbeState } from '../testbed/probe/probe-service.js';
 import { mustRun } from '../testbed/probe/probe-service.js';
 import { type Hop, hop, type Onlooker, whenPhaseIsThrough, whenPhaseStarts } from './support/hop.js';
 import { benchUnavailable, ProbeBench } from './support/probe-bench.js';
 import { setUp } from './support/set-up.js';
+import { smallDisk } from './support/small-disk.js';
 
 const obstacle = benchUnavailable();
 const check = testUnless(test, obstacle);
@@ -106,15 +105,7 @@ setUp(test, obstacle, async () => {
   bench = await ProbeBench.create({
     sizes: { baseMib: 4, memoryMib },
     prepare: async (testbed) => {
-      const image = join(testbed.directory, 'disk-of-b');
-      const { stateDirectory } = testbed.b;
-      await run(['truncate', '-s', `${diskMib}M`, image]);
-      // Blocks of 4 KiB as on any larger disk: an extended attribute must fit into one.
-      await run(['mkfs.ext4', '-q', '-m', '0', '-b', '4096', image]);
-      await run(['mount', '-o', 'loop', image, stateDirectory]);
-      // The same file system once more where the agent runs: mounts do not pass from here to there.
-      const device = (await run(['findmnt', '-n', '-o', 'SOURCE', stateDirectory])).stdout.trim();
-      await testbed.b.exec(['mount', device, stateDirectory]);
+      await smallDisk(testbed, testbed.b, diskMib);
     },
   });
   before = await bench.client.state();

@@ -131,7 +131,7 @@ export class TestbedNode {
     const agent = this.spawnCli([...args, '--insecure', ...extraArgs], { stdio: ['ignore', log, log] });
     closeSync(log);
     this.#agent = agent;
-    const deadline = Date.now() + 15_000;
+    const deadline = Date.now() + 60_000;
     while (!(await this.#agentAnswers())) {
       const gone = agent.exitCode ?? agent.signalCode;
       if (gone !== null || Date.now() > deadline) {
