@@ -24,23 +24,26 @@ Status PageDecoder::forEachOp(Visit visit) const {
   uint64_t left = maxTargetBytes_ - targetBytes_;
   while (reader.remaining() > 0) {
     DH_TRY(const uint64_t tag, reader.varint());
-    if ((tag & 7) > static_cast<uint64_t>(PageOp::kFresh)) return Error{Code::kCorrupt, "unknown page instruction"};
+    if ((tag & 7) > static_cast<uint64_t>(PageOp::kBeside)) return Error{Code::kCorrupt, "unknown page instruction"};
     Op op{static_cast<PageOp>(tag & 7), tag >> 3, 0};
     const bool isFresh = op.op == PageOp::kFresh;
     if (op.count == 0) return Error{Code::kCorrupt, "empty page instruction"};
-    if (op.count > (isFresh ? left : left / kPageBytes)) return Error{Code::kLimit, "pages beyond what is allowed"};
+    const bool isBeside = op.op == PageOp::kBeside;
+    if (isBeside && op.count != 1) return Error{Code::kCorrupt, "a page instruction's count"};
+    if (!isBeside && op.count > (isFresh ? left : left / kPageBytes)) {
+      return Error{Code::kLimit, "pages beyond what is allowed"};
+    }
     const uint64_t bytes = isFresh ? op.count : op.count * kPageBytes;
-    left -= bytes;
+    if (!isBeside) left -= bytes;
     if (!isFresh && op.op != PageOp::kZeros) {
       DH_TRY(const uint64_t jump, reader.varint());
-      op.oldPage = expected + static_cast<uint64_t>(unzigzag(jump));
-      const uint64_t pages = basis_.size() / kPageBytes;
-      if (op.oldPage > pages || op.count > pages - op.oldPage) {
+      op.oldOffset = expected + static_cast<uint64_t>(unzigzag(jump));
+      if (op.oldOffset > basis_.size() || bytes > basis_.size() - op.oldOffset) {
         return Error{Code::kCorrupt, "a page from outside the basis"};
       }
-      expected = op.oldPage;
+      if (!isBeside) expected = op.oldOffset;
     }
-    expected += isFresh ? (op.count + kPageBytes - 1) / kPageBytes : op.count;
+    if (!isBeside) expected += (bytes + kPageBytes - 1) / kPageBytes * kPageBytes;
     DH_CHECK(visit(op, bytes));
   }
   return {};
@@ -50,11 +53,11 @@ Status PageDecoder::forEachOp(Visit visit) const {
 Status PageDecoder::gatherOld() {
   old_.clear();
   return forEachOp([&](const Op& op, uint64_t bytes) -> Status {
-    if (op.op != PageOp::kChanged) return {};
-    if (bytes > kMaxPageContentBytes - old_.size()) return Error{Code::kCorrupt, "too many changed pages in a block"};
+    if (op.op != PageOp::kChanged && op.op != PageOp::kBeside) return {};
+    if (bytes > kMaxPageOldBytes - old_.size()) return Error{Code::kCorrupt, "too many changed pages in a block"};
     const size_t at = old_.size();
     old_.resize(at + bytes);
-    return basis_.readAt(op.oldPage * kPageBytes, std::span(old_).subspan(at));
+    return basis_.readAt(op.oldOffset, std::span(old_).subspan(at));
   });
 }
 
@@ -98,14 +101,17 @@ Status PageDecoder::decode(ByteSpan block, DeltaSink& sink) {
   size_t contentAt = 0;
   uint64_t made = 0;
   const Status told = forEachOp([&](const Op& op, uint64_t bytes) -> Status {
-    made += bytes;
+    if (op.op != PageOp::kBeside) made += bytes;
     switch (op.op) {
       case PageOp::kSame:
-        return sink.copy(op.oldPage * kPageBytes, bytes);
+        return sink.copy(op.oldOffset, bytes);
       case PageOp::kZeros:
         return sink.zeros(bytes);
       case PageOp::kWords:
-        for (uint64_t i = 0; i < op.count; ++i) DH_CHECK(applyWords(op.oldPage + i, bitmapAt, wordAt, sink));
+        for (uint64_t i = 0; i < op.count; ++i)
+          DH_CHECK(applyWords(op.oldOffset + i * kPageBytes, bitmapAt, wordAt, sink));
+        return {};
+      case PageOp::kBeside:
         return {};
       case PageOp::kChanged:
       case PageOp::kFresh:
@@ -119,9 +125,9 @@ Status PageDecoder::decode(ByteSpan block, DeltaSink& sink) {
   return {};
 }
 
-Status PageDecoder::applyWords(uint64_t oldPage, size_t& bitmapAt, size_t& wordAt, DeltaSink& sink) {
+Status PageDecoder::applyWords(uint64_t oldOffset, size_t& bitmapAt, size_t& wordAt, DeltaSink& sink) {
   std::array<uint8_t, kPageBytes> page;
-  DH_CHECK(basis_.readAt(oldPage * kPageBytes, page));
+  DH_CHECK(basis_.readAt(oldOffset, page));
   for (size_t byte = 0; byte < kPageBitmapBytes; ++byte) {
     for (unsigned bits = bitmaps_[bitmapAt + byte]; bits != 0; bits &= bits - 1) {
       std::memcpy(page.data() + 8 * (8 * byte + static_cast<size_t>(std::countr_zero(bits))), words_.data() + wordAt,

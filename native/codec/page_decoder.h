@@ -26,13 +26,13 @@ class PageDecoder {
   struct Op {
     PageOp op = PageOp::kSame;
     uint64_t count = 0;  // pages, of fresh ones bytes
-    uint64_t oldPage = 0;
+    uint64_t oldOffset = 0;
   };
   template <typename Visit>
   Status forEachOp(Visit visit) const;
   Status gatherOld();
   Status check();
-  Status applyWords(uint64_t oldPage, size_t& bitmapAt, size_t& wordAt, DeltaSink& sink);
+  Status applyWords(uint64_t oldOffset, size_t& bitmapAt, size_t& wordAt, DeltaSink& sink);
 
   const Basis& basis_;
   uint64_t maxTargetBytes_;

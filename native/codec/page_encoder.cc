@@ -15,7 +15,7 @@ constexpr size_t kMaxOpBytes = 20;
 constexpr uint64_t kMaxBlockPages = (uint64_t{64} << 20) / kPageBytes;
 
 bool usesOld(PageOp op) {
-  return op == PageOp::kSame || op == PageOp::kWords || op == PageOp::kChanged;
+  return op != PageOp::kZeros && op != PageOp::kFresh;
 }
 
 uint64_t zigzag(int64_t value) {
@@ -58,10 +58,10 @@ void PageEncoder::flushOp() {
   Writer writer(block_.ops);
   writer.varint(count_ << 3 | static_cast<uint64_t>(op_));
   if (usesOld(op_)) {
-    writer.varint(zigzag(static_cast<int64_t>(oldPage_ - expected_)));
-    expected_ = oldPage_;
+    writer.varint(zigzag(static_cast<int64_t>(oldOffset_ - expected_)));
+    if (op_ != PageOp::kBeside) expected_ = oldOffset_;
   }
-  expected_ += opPages_;
+  expected_ += opPages_ * kPageBytes;
   hasOp_ = false;
 }
 
@@ -74,19 +74,21 @@ Status PageEncoder::flushBlock() {
 }
 
 // Goes on with the pending instruction, or begins one.
-Status PageEncoder::add(PageOp op, uint64_t count, uint64_t pages, uint64_t oldPage, size_t contentBytes) {
+Status PageEncoder::add(PageOp op, uint64_t count, uint64_t pages, uint64_t oldOffset, size_t contentBytes) {
   const bool full = block_.ops.size() + 2 * kMaxOpBytes > kMaxPageOpsBytes || blockPages_ >= kMaxBlockPages ||
                     block_.contents.size() + contentBytes > kMaxPageContentBytes ||
+                    block_.old.size() + kPageBytes > kMaxPageOldBytes ||
                     block_.bitmaps.size() + kPageBitmapBytes > kMaxPageBitmapBytes ||
                     block_.words.size() + 8 * kMaxChangedWords > kMaxPageWordBytes;
   if (full) DH_CHECK(flushBlock());
-  if (!hasOp_ || op_ != op || (usesOld(op) && oldPage != oldPage_ + opPages_)) {
+  if (!hasOp_ || op_ != op || op == PageOp::kBeside ||
+      (usesOld(op) && oldOffset != oldOffset_ + opPages_ * kPageBytes)) {
     flushOp();
     hasOp_ = true;
     op_ = op;
     count_ = 0;
     opPages_ = 0;
-    oldPage_ = oldPage;
+    oldOffset_ = oldOffset;
   }
   count_ += count;
   opPages_ += pages;
@@ -94,25 +96,31 @@ Status PageEncoder::add(PageOp op, uint64_t count, uint64_t pages, uint64_t oldP
   return {};
 }
 
-Status PageEncoder::same(uint64_t oldPage, uint64_t count) {
-  return add(PageOp::kSame, count, count, oldPage, 0);
+Status PageEncoder::same(uint64_t oldOffset, uint64_t count) {
+  return add(PageOp::kSame, count, count, oldOffset, 0);
 }
 
 Status PageEncoder::zeros(uint64_t count) {
   return add(PageOp::kZeros, count, count, 0, 0);
 }
 
-Status PageEncoder::changed(const uint8_t* page, uint64_t oldPage, const uint8_t* old) {
+Status PageEncoder::beside(uint64_t oldOffset, const uint8_t* old) {
+  DH_CHECK(add(PageOp::kBeside, 1, 0, oldOffset, kPageBytes));
+  block_.old.insert(block_.old.end(), old, old + kPageBytes);
+  return {};
+}
+
+Status PageEncoder::changed(const uint8_t* page, uint64_t oldOffset, const uint8_t* old) {
   std::array<uint8_t, kPageBitmapBytes> bitmap;
   std::array<uint8_t, 8 * kMaxChangedWords> words;
   const size_t count = changedWords(page, old, bitmap, words);
   if (count <= kMaxChangedWords) {
-    DH_CHECK(add(PageOp::kWords, 1, 1, oldPage, 0));
+    DH_CHECK(add(PageOp::kWords, 1, 1, oldOffset, 0));
     block_.bitmaps.insert(block_.bitmaps.end(), bitmap.begin(), bitmap.end());
     block_.words.insert(block_.words.end(), words.begin(), words.begin() + static_cast<ptrdiff_t>(8 * count));
     return {};
   }
-  DH_CHECK(add(PageOp::kChanged, 1, 1, oldPage, kPageBytes));
+  DH_CHECK(add(PageOp::kChanged, 1, 1, oldOffset, kPageBytes));
   block_.contents.insert(block_.contents.end(), page, page + kPageBytes);
   block_.old.insert(block_.old.end(), old, old + kPageBytes);
   return {};

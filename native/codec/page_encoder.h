@@ -17,8 +17,9 @@ namespace deltahop {
 inline constexpr size_t kMaxPageOpsBytes = 32 << 10;
 inline constexpr size_t kMaxPageBitmapBytes = 128 << 10;
 inline constexpr size_t kMaxPageWordBytes = 256 << 10;
-/// Also of the old pages that help with them, so that a window stays in the cache.
 inline constexpr size_t kMaxPageContentBytes = 256 << 10;
+/// The old bytes that help with the contents.
+inline constexpr size_t kMaxPageOldBytes = 512 << 10;
 /// No block is longer, compressed or not.
 inline constexpr size_t kMaxPageBlockBytes = 700 << 10;
 /// A page of which more words differ is cheaper compressed beside its former self.
@@ -27,7 +28,7 @@ inline constexpr size_t kMaxChangedWords = 64;
 inline constexpr size_t kPageBitmapBytes = kPageBytes / 64;
 
 /// The numbers of the format.
-enum class PageOp : uint8_t { kSame = 0, kZeros = 1, kWords = 2, kChanged = 3, kFresh = 4 };
+enum class PageOp : uint8_t { kSame = 0, kZeros = 1, kWords = 2, kChanged = 3, kFresh = 4, kBeside = 5 };
 
 /// One block, not compressed yet.
 struct PageBlock {
@@ -55,15 +56,16 @@ class PageEncoder : public PageSink {
   using BlockSink = std::function<Status(PageBlock)>;
 
   explicit PageEncoder(BlockSink onBlock) : onBlock_(std::move(onBlock)) {}
-  Status same(uint64_t oldPage, uint64_t count) override;
+  Status same(uint64_t oldOffset, uint64_t count) override;
   Status zeros(uint64_t count) override;
-  Status changed(const uint8_t* page, uint64_t oldPage, const uint8_t* old) override;
+  Status changed(const uint8_t* page, uint64_t oldOffset, const uint8_t* old) override;
+  Status beside(uint64_t oldOffset, const uint8_t* old) override;
   Status fresh(ByteSpan bytes) override;
   /// Gives what is left.
   Status finish();
 
  private:
-  Status add(PageOp op, uint64_t count, uint64_t pages, uint64_t oldPage, size_t contentBytes);
+  Status add(PageOp op, uint64_t count, uint64_t pages, uint64_t oldOffset, size_t contentBytes);
   void flushOp();
   Status flushBlock();
 
@@ -73,9 +75,9 @@ class PageEncoder : public PageSink {
   PageOp op_ = PageOp::kSame;
   uint64_t count_ = 0;  // pages, of fresh ones bytes
   uint64_t opPages_ = 0;
-  uint64_t oldPage_ = 0;  // where the pending instruction begins in the basis
+  uint64_t oldOffset_ = 0;  // where the pending instruction begins in the basis
   uint64_t blockPages_ = 0;
-  uint64_t expected_ = 0;  // old page of the next page if nothing shifts
+  uint64_t expected_ = 0;  // old offset of the next page if nothing shifts
 };
 
 }  // namespace deltahop

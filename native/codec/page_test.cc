@@ -166,7 +166,7 @@ TEST_CASE("pages: many changed words are found again beside the old page, also w
   }
   const Moved moved = move(directory, old, target);
   CHECK(moved.statistics.residualBytes == 200 * kPageBytes);
-  CHECK(moved.wireBytes < 200 * 80);
+  CHECK(moved.wireBytes < 200 * 140);
 }
 
 TEST_CASE("pages: a faulty block is refused before anything is told") {

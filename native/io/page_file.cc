@@ -62,4 +62,14 @@ Result<const uint8_t*> PageFile::page(uint64_t number) {
   return chunk.bytes.get() + number * kPageBytes % kChunkBytes;
 }
 
+Result<const uint8_t*> PageFile::pageAt(uint64_t offset, std::span<uint8_t, kPageBytes> scratch) {
+  const size_t within = offset % kPageBytes;
+  if (within == 0) return page(offset / kPageBytes);
+  DH_TRY(const uint8_t* first, page(offset / kPageBytes));
+  std::memcpy(scratch.data(), first + within, kPageBytes - within);
+  DH_TRY(const uint8_t* second, page(offset / kPageBytes + 1));
+  std::memcpy(scratch.data() + kPageBytes - within, second, within);
+  return scratch.data();
+}
+
 }  // namespace deltahop

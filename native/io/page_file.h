@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "io/file.h"
@@ -22,6 +23,8 @@ class PageFile {
   uint64_t bytes() const { return bytes_; }
   /// The page's bytes, valid until the next call; kChanged if the file became shorter.
   Result<const uint8_t*> page(uint64_t number);
+  /// As many bytes as a page has, from any offset on; put together in `scratch` where they lie in two pages.
+  Result<const uint8_t*> pageAt(uint64_t offset, std::span<uint8_t, kPageBytes> scratch);
   /// Fills the buffer; the range must lie in the file. Says whether all of it is a hole.
   Result<bool> readRange(uint64_t offset, std::span<uint8_t> buffer);
   /// The data or hole at `offset` (below bytes()).

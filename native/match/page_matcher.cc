@@ -13,12 +13,19 @@ namespace {
 
 constexpr size_t kSegmentBytes = kContentSegmentBytes;
 constexpr size_t kPagesPerSegment = kSegmentBytes / kPageBytes;
-constexpr size_t kPartBytes = 256;
-constexpr size_t kPartsPerPage = kPageBytes / kPartBytes;
+// Anchors are places where eight bytes look a certain way, one in 512, so that content has its own wherever it lies.
+constexpr size_t kAnchorBytes = 64;
+constexpr uint64_t kAnchorMultiplier = 0x9E3779B97F4A7C15;
+constexpr unsigned kAnchorShift = 55;
+constexpr uint64_t kAnchorValue = 37;
+constexpr size_t kMaxAnchorsPerPage = 32;
 constexpr size_t kWordsPerPage = kPageBytes / 8;
 // Bounds of the two indexes' entries: 256 MiB and 64 MiB at the most, for targets whose pages moved.
 constexpr uint64_t kMaxIndexedPages = uint64_t{1} << 24;
-constexpr uint64_t kMaxIndexedParts = uint64_t{1} << 22;
+// Above one page in so many, the whole basis is looked at once more.
+constexpr uint64_t kMuchIsOneIn = 16;
+constexpr uint64_t kMaxIndexedAnchors = uint64_t{1} << 22;
+constexpr uint64_t kAnchorsPerPage = kPageBytes >> (64 - kAnchorShift);
 constexpr uint64_t kNoPage = UINT64_MAX;
 // A page of which so much is the same is taken for the other's later self; the search for a better one ends.
 constexpr size_t kGoodWords = 64;
@@ -39,8 +46,14 @@ size_t differingWords(const uint8_t* left, const uint8_t* right) {
   return differing;
 }
 
-uint64_t partHash(const uint8_t* page, size_t part) {
-  return localHash({page + part * kPartBytes, kPartBytes}, part + 1);
+bool isAnchor(const uint8_t* at) {
+  uint64_t word;
+  std::memcpy(&word, at, 8);
+  return word * kAnchorMultiplier >> kAnchorShift == kAnchorValue;
+}
+
+uint64_t anchorHash(const uint8_t* at) {
+  return localHash({at, kAnchorBytes}, kAnchorValue);
 }
 
 }  // namespace
@@ -116,15 +129,15 @@ Status PageMatcher::surveySegment(uint64_t segment) {
   return {};
 }
 
-// Of the basis' pages that are not where they were.
+// Of the basis' pages that are not where they were; of all of them for content that was copied, if much is new.
 Status PageMatcher::buildIndex() {
   uint64_t unused = basis_.pages();
   for (const uint64_t word : used_) unused -= static_cast<uint64_t>(std::popcount(word));
   if (unused == 0) return {};
   pages_ = PageIndex(std::min(unused, kMaxIndexedPages));
-  const uint64_t partsPerPage = std::clamp<uint64_t>(kMaxIndexedParts / unused, 1, kPartsPerPage);
-  partStride_ = kPartsPerPage / partsPerPage;
-  parts_ = PageIndex(std::min(unused * (kPartsPerPage / partStride_), kMaxIndexedParts));
+  anchorsOfAll_ = otherPages_ > basis_.pages() / kMuchIsOneIn;
+  const uint64_t anchored = anchorsOfAll_ ? basis_.pages() : unused;
+  anchors_ = PageIndex(std::min(anchored * kAnchorsPerPage, kMaxIndexedAnchors));
   uint64_t indexed = 0;
   for (uint64_t first = 0; first < basis_.pages() && indexed < kMaxIndexedPages; first += kPagesPerSegment) {
     DH_TRY(const Extent extent, basis_.extentAt(first * kPageBytes));
@@ -132,7 +145,7 @@ Status PageMatcher::buildIndex() {
     if (extent.isHole && extent.end() >= (first + pages) * kPageBytes) continue;
     bool allUsed = true;
     for (size_t i = 0; i < pages && allUsed; ++i) allUsed = bit(used_, first + i);
-    if (allUsed) continue;
+    if (allUsed && !anchorsOfAll_) continue;
     DH_CHECK(indexPages(first, pages));
     indexed += pages;
   }
@@ -144,11 +157,14 @@ Status PageMatcher::indexPages(uint64_t firstPage, size_t pages) {
   statistics_.readBytes += pages * kPageBytes;
   for (size_t i = 0; i < pages; ++i) {
     const uint8_t* page = old_.get() + i * kPageBytes;
-    if (bit(used_, firstPage + i) || isZeroPage(page)) continue;
-    const auto number = static_cast<uint32_t>(firstPage + i);
-    pages_.add(localHash({page, kPageBytes}), number);
-    for (size_t part = 0; part < kPartsPerPage; part += partStride_) {
-      if (!isZero({page + part * kPartBytes, kPartBytes})) parts_.add(partHash(page, part), number);
+    const bool used = bit(used_, firstPage + i);
+    if ((used && !anchorsOfAll_) || isZeroPage(page)) continue;
+    if (!used) pages_.add(localHash({page, kPageBytes}), static_cast<uint32_t>(firstPage + i));
+    // Beyond 4 GiB nothing is found this way.
+    const uint64_t offset = (firstPage + i) * kPageBytes;
+    const size_t end = std::min(kPageBytes, pages * kPageBytes - i * kPageBytes - kAnchorBytes);
+    for (size_t at = 0; at < end && offset < PageIndex::kNone - kPageBytes; ++at) {
+      if (isAnchor(page + at)) anchors_.add(anchorHash(page + at), static_cast<uint32_t>(offset + at));
     }
   }
   return {};
@@ -176,7 +192,7 @@ Status PageMatcher::tellSettled(uint64_t firstPage) {
     while (end < kPagesPerSegment && bit(same_, firstPage + end) == isSame) ++end;
     const uint64_t count = end - i;
     (isSame ? statistics_.identityBytes : statistics_.zeroBytes) += count * kPageBytes;
-    DH_CHECK(isSame ? sink_.same(firstPage + i, count) : sink_.zeros(count));
+    DH_CHECK(isSame ? sink_.same((firstPage + i) * kPageBytes, count) : sink_.zeros(count));
     if (isSame) shift_ = 0;
     i = end;
   }
@@ -195,7 +211,7 @@ Status PageMatcher::tellRead(uint64_t firstPage, size_t pages) {
       continue;
     }
     DH_TRY(found[i], findSame(firstPage + i, page));
-    if (found[i] != kNoPage) shift_ = static_cast<int64_t>(found[i] - (firstPage + i));
+    if (found[i] != kNoPage) shift_ = static_cast<int64_t>(found[i] - (firstPage + i) * kPageBytes);
   }
   shift_ = shiftBefore;
   size_t next = 0;
@@ -205,65 +221,77 @@ Status PageMatcher::tellRead(uint64_t firstPage, size_t pages) {
       statistics_.zeroBytes += kPageBytes;
       DH_CHECK(sink_.zeros(1));
     } else if (found[i] != kNoPage) {
-      shift_ = static_cast<int64_t>(found[i] - (firstPage + i));
+      shift_ = static_cast<int64_t>(found[i] - (firstPage + i) * kPageBytes);
       (shift_ == 0 ? statistics_.identityBytes : statistics_.sharedMatchedBytes) += kPageBytes;
       DH_CHECK(sink_.same(found[i], 1));
     } else {
       next = std::max(next, i + 1);
       while (next < pages && found[next] >= kZero) ++next;
-      const int64_t nextShift = next < pages ? static_cast<int64_t>(found[next] - (firstPage + next)) : shift_;
+      const int64_t nextShift =
+          next < pages ? static_cast<int64_t>(found[next] - (firstPage + next) * kPageBytes) : shift_;
       DH_CHECK(tellChanged(firstPage + i, page, nextShift));
     }
   }
   return {};
 }
 
-// The old page that is this one: where it was, after the one before, or anywhere.
+// Where this page is in the basis: where it was, after the one before, or anywhere.
 Result<uint64_t> PageMatcher::findSame(uint64_t page, const uint8_t* bytes) {
   const auto isSame = [&](uint64_t old) -> Result<bool> {
-    if (old >= basis_.pages()) return false;
-    DH_TRY(const uint8_t* oldBytes, basis_.page(old));
+    if (old > (basis_.pages() - 1) * kPageBytes || basis_.pages() == 0) return false;
+    DH_TRY(const uint8_t* oldBytes, basis_.pageAt(old, scratch_));
     return std::memcmp(bytes, oldBytes, kPageBytes) == 0;
   };
+  const uint64_t offset = page * kPageBytes;
   if (bit(same_, page)) {
-    DH_TRY(const bool still, isSame(page));  // unless it was written since it was surveyed
-    if (still) return page;
+    DH_TRY(const bool still, isSame(offset));  // unless it was written since it was surveyed
+    if (still) return offset;
   }
-  const uint64_t onShift = page + static_cast<uint64_t>(shift_);
+  const uint64_t onShift = offset + static_cast<uint64_t>(shift_);
   if (shift_ != 0) {
     DH_TRY(const bool same, isSame(onShift));
     if (same) return onShift;
   }
   const uint32_t indexed = pages_.find(localHash({bytes, kPageBytes}));
   if (indexed == PageIndex::kNone) return kNoPage;
-  DH_TRY(const bool same, isSame(indexed));
-  return same ? indexed : kNoPage;
+  DH_TRY(const bool same, isSame(indexed * kPageBytes));
+  return same ? indexed * kPageBytes : kNoPage;
 }
 
-// Which old page has most of this one's parts in the same places.
-uint64_t PageMatcher::voteOfParts(const uint8_t* bytes) const {
-  std::array<std::pair<uint32_t, unsigned>, kPartsPerPage> votes;
+// From which old offsets most of this page's anchors come, seen from the page's start.
+std::array<PageMatcher::Vote, 2> PageMatcher::voteOfAnchors(const uint8_t* bytes) const {
+  std::array<Vote, kMaxAnchorsPerPage> votes;
   size_t candidates = 0;
-  for (size_t part = 0; part < kPartsPerPage; part += partStride_) {
-    if (isZero({bytes + part * kPartBytes, kPartBytes})) continue;
-    const uint32_t page = parts_.find(partHash(bytes, part));
-    if (page == PageIndex::kNone) continue;
-    size_t at = 0;
-    while (at < candidates && votes[at].first != page) ++at;
-    if (at == candidates) votes[candidates++] = {page, 0};
-    ++votes[at].second;
+  for (size_t at = 0; at + kAnchorBytes <= kPageBytes && candidates < kMaxAnchorsPerPage; ++at) {
+    if (!isAnchor(bytes + at)) continue;
+    const uint32_t old = anchors_.find(anchorHash(bytes + at));
+    if (old == PageIndex::kNone || old < at) continue;
+    const uint64_t offset = old - at;
+    size_t place = 0;
+    while (place < candidates && votes[place].offset != offset) ++place;
+    if (place == candidates) votes[candidates++] = {offset, 0};
+    ++votes[place].count;
   }
-  const auto best = std::max_element(votes.begin(), votes.begin() + static_cast<ptrdiff_t>(candidates),
-                                     [](const auto& a, const auto& b) { return a.second < b.second; });
-  return candidates == 0 ? kNoPage : best->first;
+  std::array<Vote, 2> best;
+  for (size_t i = 0; i < candidates; ++i) {
+    if (votes[i].count > best[0].count) {
+      best[1] = best[0];
+      best[0] = votes[i];
+    } else if (votes[i].count > best[1].count) {
+      best[1] = votes[i];
+    }
+  }
+  return best;
 }
 
 Status PageMatcher::tellChanged(uint64_t page, const uint8_t* bytes, int64_t nextShift) {
+  const uint64_t offset = page * kPageBytes;
+  const uint64_t lastOffset = basis_.pages() == 0 ? 0 : (basis_.pages() - 1) * kPageBytes;
   uint64_t best = kNoPage;
   size_t bestWords = kWordsPerPage + 1;
   const auto consider = [&](uint64_t old) -> Status {
-    if (old >= basis_.pages() || old == best) return {};
-    DH_TRY(const uint8_t* oldBytes, basis_.page(old));
+    if (old > lastOffset || basis_.pages() == 0 || old == best) return {};
+    DH_TRY(const uint8_t* oldBytes, basis_.pageAt(old, scratch_));
     const size_t words = differingWords(bytes, oldBytes);
     if (words < bestWords) {
       best = old;
@@ -271,17 +299,43 @@ Status PageMatcher::tellChanged(uint64_t page, const uint8_t* bytes, int64_t nex
     }
     return {};
   };
-  DH_CHECK(consider(page + static_cast<uint64_t>(shift_)));
-  if (bestWords > kGoodWords) DH_CHECK(consider(page + static_cast<uint64_t>(nextShift)));
-  if (bestWords > kGoodWords) DH_CHECK(consider(page));
-  if (bestWords > kGoodWords) DH_CHECK(consider(voteOfParts(bytes)));
+  const uint64_t onShift = offset + static_cast<uint64_t>(shift_);
+  const uint64_t onNextShift = offset + static_cast<uint64_t>(nextShift);
+  DH_CHECK(consider(onShift));
+  if (bestWords > kGoodWords) DH_CHECK(consider(onNextShift));
+  if (bestWords > kGoodWords) DH_CHECK(consider(offset));
+  std::array<Vote, 2> votes;
+  if (bestWords > kGoodWords) {
+    votes = voteOfAnchors(bytes);
+    for (const Vote& vote : votes) DH_CHECK(consider(vote.offset));
+  }
   if (best == kNoPage) {
     statistics_.freshBytes += kPageBytes;
     return sink_.fresh({bytes, kPageBytes});
   }
-  if (bestWords <= kWordsPerPage / 2) shift_ = static_cast<int64_t>(best - page);
+  if (bestWords <= kWordsPerPage / 2) {
+    shift_ = static_cast<int64_t>(best - offset);
+  } else if (onShift <= lastOffset) {
+    // Inside the page things have moved on, so that no count of words tells one candidate from another.
+    best = onShift;
+  }
+  if (bestWords == 0) {
+    statistics_.sharedMatchedBytes += kPageBytes;
+    return sink_.same(best, 1);
+  }
   statistics_.residualBytes += kPageBytes;
-  DH_TRY(const uint8_t* old, basis_.page(best));
+  if (bestWords > kGoodWords) {
+    // Put together of several pieces, as memory is that was allocated anew, or one of these.
+    std::array<uint64_t, 3> others = {votes[0].offset, votes[1].offset, onNextShift};
+    for (size_t i = 0; i < others.size(); ++i) {
+      const bool again = std::find(others.begin(), others.begin() + static_cast<ptrdiff_t>(i), others[i]) !=
+                         others.begin() + static_cast<ptrdiff_t>(i);
+      if (others[i] > lastOffset || others[i] == best || again) continue;
+      DH_TRY(const uint8_t* beside, basis_.pageAt(others[i], scratch_));
+      DH_CHECK(sink_.beside(others[i], beside));
+    }
+  }
+  DH_TRY(const uint8_t* old, basis_.pageAt(best, scratch_));
   return sink_.changed(bytes, best, old);
 }
 

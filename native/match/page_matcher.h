@@ -2,6 +2,7 @@
 // what is not, the old page that it most likely was.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -15,15 +16,18 @@
 
 namespace deltahop {
 
-/// Takes a target page by page, in order. Numbers of old pages are those of the basis.
+/// Takes a target page by page, in order. Old offsets are those of the basis, in bytes: what memory holds moves by any
+/// number.
 class PageSink {
  public:
   virtual ~PageSink() = default;
-  /// `count` pages from `oldPage` on.
-  virtual Status same(uint64_t oldPage, uint64_t count) = 0;
+  /// `count` pages from `oldOffset` on.
+  virtual Status same(uint64_t oldOffset, uint64_t count) = 0;
   virtual Status zeros(uint64_t count) = 0;
   /// A page that differs from its likely former self.
-  virtual Status changed(const uint8_t* page, uint64_t oldPage, const uint8_t* old) = 0;
+  virtual Status changed(const uint8_t* page, uint64_t oldOffset, const uint8_t* old) = 0;
+  /// A further page of old bytes that is like a part of the page that follows.
+  virtual Status beside(uint64_t oldOffset, const uint8_t* old) = 0;
   /// Bytes like nothing known: a page, or what is left of one at the end of the file.
   virtual Status fresh(ByteSpan bytes) = 0;
 };
@@ -58,9 +62,13 @@ class PageMatcher {
   Status tell(uint64_t segment);
   Status tellSettled(uint64_t firstPage);
   Status tellRead(uint64_t firstPage, size_t pages);
+  struct Vote {
+    uint64_t offset = UINT64_MAX;
+    unsigned count = 0;
+  };
   Result<uint64_t> findSame(uint64_t page, const uint8_t* bytes);
   Status tellChanged(uint64_t page, const uint8_t* bytes, int64_t nextShift);
-  uint64_t voteOfParts(const uint8_t* bytes) const;
+  std::array<Vote, 2> voteOfAnchors(const uint8_t* bytes) const;
 
   static bool bit(const std::vector<uint64_t>& bits, uint64_t at) { return (bits[at >> 6] >> (at & 63) & 1) != 0; }
   static void setBit(std::vector<uint64_t>& bits, uint64_t at) { bits[at >> 6] |= uint64_t{1} << (at & 63); }
@@ -76,9 +84,10 @@ class PageMatcher {
   std::vector<Digest> digests_;    // of those segments
   uint64_t otherPages_ = 0;
   PageIndex pages_;
-  PageIndex parts_;
-  size_t partStride_ = 1;
-  int64_t shift_ = 0;  // old page minus target page of the last one found
+  PageIndex anchors_;
+  bool anchorsOfAll_ = false;
+  std::array<uint8_t, kPageBytes> scratch_;
+  int64_t shift_ = 0;  // old offset minus target offset of the last one found
   ContentHasher hasher_;
   PageStatistics statistics_;
 };
