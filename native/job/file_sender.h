@@ -45,6 +45,8 @@ class FileSender {
   Status sendDelta(uint32_t index, const Signature& signature);
   /// Sends the small files gathered so far.
   Status flush();
+  /// Forgets them instead: nobody wants them in this way.
+  void forget() { batch_.clear(); }
   /// Adds its figures.
   void addTo(std::map<std::string, double>& statistics) const;
   /// Content digests of the files that were sent as they are, if a record will be written.

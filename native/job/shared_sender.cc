@@ -44,7 +44,8 @@ bool SharedSender::isSettled() const {
 }
 
 Status SharedSender::send() {
-  DH_CHECK(sendAll());
+  DH_TRY(const Outcome outcome, sendAll());
+  if (outcome == Outcome::kStopped) files_.forget();
   DH_CHECK(around_.out.send(Message::kSharedEnd, {}));
   return around_.out.flush();
 }

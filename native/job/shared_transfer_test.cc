@@ -125,9 +125,12 @@ TEST_CASE_FIXTURE(SharedFixture, "a receiver that holds something else refuses, 
   writeTestFile(from + "/image", random.bytes(3 << 20));
   writeTestFile(from + "/other", random.bytes(100'000));
   begin();
+  int checks = 0;
   const auto check = [&](double refused) {
     turn();
     overwrite(from + "/image", 1 << 20, random.bytes(100));
+    // New small files are gathered: what was gathered for the basis must not answer requests.
+    writeTestFile(from + "/a-new" + std::to_string(++checks), random.bytes(50));
     TransferRun run(send(true), receive());
     DH_REQUIRE_OK(run.sender.outcome());
     DH_REQUIRE_OK(run.receiver.outcome());
