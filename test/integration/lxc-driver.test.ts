@@ -431,8 +431,10 @@ check('a service hops there and back with its memory, files, pipe and connection
     assert.is((await driver.inspect(to)).state, 'frozen');
     assert.is(count(to), at, 'nothing runs while it is held');
     await time('give up', frozen.commit());
+    assert.equal(onBridge(), [], 'nobody has its address any more, and nobody has it yet');
     assert.is((await driver.inspect(from)).state, 'stopped');
     await time('let go', prepared.commit());
+    assert.equal(onBridge(), [lxcLayout(to).hostInterface]);
     process.stdout.write(`hop: down ${Date.now() - frozen.frozenAtMs} ms, of which ${JSON.stringify(ms)}\n`);
     await counts(to);
     assert.ok(count(to) > at);
@@ -449,6 +451,11 @@ check('a service hops there and back with its memory, files, pipe and connection
   process.stdout.write(`hops: ${asker.answers} answers, longest gap ${Math.round(asker.longestGapMs)} ms\n`);
   await driver.stop(a);
 });
+
+/** Containers’ interfaces on the bridge. */
+function onBridge(): string[] {
+  return readdirSync('/sys/class/net/br0/brif').filter((name) => name.startsWith('dh'));
+}
 
 check('a restore that is given up can be made again', async () => {
   const [a, b] = [workload('again', 'a'), workload('again', 'b')];

@@ -1,10 +1,12 @@
 /** What comes after the hand-off, or instead of it: health and its policies, the hook, connections, the bound of a downtime. */
+import { once } from 'node:events';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { ServiceView } from '../../src/agent/messages.js';
 import { testUnless } from '../support/obstacle.js';
+import { ended } from '../testbed/command.js';
 import type { TestbedNode } from '../testbed/node.js';
 import { mustRun, type ProbeState } from '../testbed/probe/probe-service.js';
 import { type Hop, hop } from './support/hop.js';
@@ -91,6 +93,27 @@ check('a service whose probe holds has moved, and the hook hears of it', async (
   assert.ok(events.some(({ type, message }) => type === 'warning' && message?.includes('/bin/false')));
   assert.is(events.at(-1)?.result, 'moved');
   await bench.assertGoesOnFrom(before);
+});
+
+check('a migration goes on when its terminal goes away, and can be watched from another', async () => {
+  const { a, b } = bench.testbed;
+  const left = a.spawnCli(['migrate', bench.service.name, b.agentAddress, '--json'], {
+    stdio: ['ignore', 'pipe', 'ignore'],
+  });
+  await once(left.stdout ?? left, 'data');
+  left.kill('SIGKILL');
+  await ended(left, 5000);
+  const { jobs } = JSON.parse(await mustRun(a, ['jobs', '--json'])) as { jobs: { id: string; state: string }[] };
+  const job = jobs.at(-1);
+  assert.is(job?.state, 'running');
+  const watched = (await mustRun(a, ['watch', job?.id ?? '', '--json'])).trim().split('\n');
+  assert.is((JSON.parse(watched.at(-1) ?? '') as { result: string }).result, 'moved');
+  const progress = watched
+    .map((line) => JSON.parse(line) as { type: string; bytesPerSecond?: unknown; expectedDowntimeMs?: unknown })
+    .find(({ type, expectedDowntimeMs }) => type === 'progress' && expectedDowntimeMs !== null);
+  assert.type(progress?.expectedDowntimeMs, 'number');
+  assert.ok(progress !== undefined && 'bytesPerSecond' in progress && 'etaMs' in progress);
+  before = await bench.assertGoesOnFrom(before);
 });
 
 check('one that does not become well goes back, if its policy says so', async () => {
