@@ -137,7 +137,13 @@ export class IncomingMigrations implements DestinationControl {
       for (const tree of trees) {
         slots[instanceSlot(tree.name)] = { path: tree.path, durable: tree.durable, recordPath: tree.recordPath };
       }
-      incoming.ticket = this.#context.transfers.issueTicket({ slots });
+      const memory = new Set(trees.filter((tree) => !tree.durable).map((tree) => instanceSlot(tree.name)));
+      incoming.ticket = this.#context.transfers.issueTicket({
+        slots,
+        onEvent: (event) => {
+          if (event.type === 'completed' && memory.has(event.slot)) this.#startEarly(incoming);
+        },
+      });
       this.#ask(incoming, quietStagingMs);
       return {
         destinationName: nodeName,
@@ -195,18 +201,15 @@ export class IncomingMigrations implements DestinationControl {
       const reply = (restorerMs: number): PrepareReply => ({ tookMs: performance.now() - askedAt, restorerMs });
       if (this.#record(migration).state === 'prepared') return reply(0);
       this.#refuseUnless(migration, 'staging', 'can not be prepared any more');
-      const [prepared, durable] = await Promise.allSettled([this.#restore(incoming), this.#makeDurable(incoming)]);
-      if (prepared.status === 'rejected') throw prepared.reason;
+      const { restorerMs } = incoming.prepared ?? (await this.#hold(incoming));
       try {
-        if (durable.status === 'rejected') throw durable.reason;
         await this.#change(migration, { state: 'prepared' });
       } catch (error) {
-        await prepared.value.abort();
+        await this.#endHeld(incoming);
         throw error;
       }
-      incoming.prepared = prepared.value;
       this.#ask(incoming, quietMs);
-      return reply(prepared.value.restorerMs);
+      return reply(restorerMs);
     });
   }
 
@@ -218,6 +221,8 @@ export class IncomingMigrations implements DestinationControl {
       if (state === 'staging') {
         // The source goes on with it on the strength of this answer, so it has to hold for ever.
         await this.#change(migration, { state: 'aborted' });
+        await this.#endHeld(incoming);
+        await this.#abandon(incoming);
       }
       if (state === 'staging' || state === 'aborted') {
         throw new DeltahopError('DELTAHOP_E_NOT_RUNNING', `${incoming.offer.service.name} was not prepared here`);
@@ -341,8 +346,7 @@ export class IncomingMigrations implements DestinationControl {
           movedTo: record.peer,
         });
       }
-      await incoming.prepared?.abort().catch(() => {});
-      incoming.prepared = null;
+      await this.#endHeld(incoming).catch(() => {});
       await incoming.driver.recover(incoming.workload);
       await incoming.driver.stop(incoming.workload);
       await this.#change(record.migration, { state: 'aborted', untoldEpoch: null });
@@ -472,6 +476,34 @@ export class IncomingMigrations implements DestinationControl {
     return await arranged.prepare(signal);
   }
 
+  /**
+   * After `arrange` nothing but the last of the memory comes, so its restore need not wait until the source has heard that
+   * it came and has asked: a round trip. What fails here is done again when it is asked for, and says why then.
+   */
+  #startEarly(incoming: Incoming): void {
+    void this.#inTurn(incoming, async () => {
+      const { migration } = incoming.offer;
+      if (incoming.arranged === null || this.#record(migration).state !== 'staging') return;
+      await this.#hold(incoming);
+    }).catch(() => {});
+  }
+
+  /** Restores and holds, with the files on stable storage. On failure nothing is held. */
+  async #hold(incoming: Incoming): Promise<PreparedWorkload> {
+    const [prepared, durable] = await Promise.allSettled([this.#restore(incoming), this.#makeDurable(incoming)]);
+    if (prepared.status === 'rejected') throw prepared.reason;
+    incoming.prepared = prepared.value;
+    if (durable.status === 'fulfilled') return prepared.value;
+    await this.#endHeld(incoming);
+    throw durable.reason;
+  }
+
+  async #endHeld(incoming: Incoming): Promise<void> {
+    const held = incoming.prepared;
+    incoming.prepared = null;
+    await held?.abort();
+  }
+
   async #abandon(incoming: Incoming): Promise<void> {
     const { arranged } = incoming;
     incoming.arranged = null;
@@ -505,9 +537,7 @@ export class IncomingMigrations implements DestinationControl {
     await this.#revoke(incoming);
     for (const layer of layers) this.#context.layers.releaseStaging(layer.digest);
     this.#forget(incoming);
-    const held = incoming.prepared;
-    incoming.prepared = null;
-    await held?.abort();
+    await this.#endHeld(incoming);
     await this.#abandon(incoming);
   }
 

@@ -9,7 +9,7 @@ import { IncomingMigrations } from '../../../src/migrate/incoming.js';
 import { Journal } from '../../../src/migrate/journal.js';
 import type { Offer, VerdictReply } from '../../../src/migrate/offer.js';
 import type { ServiceRecord } from '../../../src/migrate/ownership.js';
-import type { TransferServer } from '../../../src/transfer/transfer-server.js';
+import type { TicketOptions, TransferServer } from '../../../src/transfer/transfer-server.js';
 import type { WorkloadDriver } from '../../../src/workload/driver.js';
 import { scratchDirectory } from '../layers/scratch.js';
 
@@ -55,6 +55,8 @@ class Destination {
   stagingFails = false;
   /** No room for the record of ownership. */
   fullDisk = false;
+  /** A transfer into a slot has come to its end. */
+  onTransfer: (slot: string) => void = () => {};
   journal!: Journal;
   incoming!: IncomingMigrations;
 
@@ -156,7 +158,20 @@ class Destination {
         },
         releaseStaging: (digest: string) => void this.taken.delete(digest),
       } as unknown as LayerStore,
-      transfers: { issueTicket: () => 'ticket', revokeTicket: async () => {} } as unknown as TransferServer,
+      transfers: {
+        issueTicket: ({ onEvent }: TicketOptions) => {
+          this.onTransfer = (slot) =>
+            onEvent?.({
+              type: 'completed',
+              slot,
+              report: { statistics: {}, notes: [] },
+              bytesSent: 0,
+              bytesReceived: 0,
+            });
+          return 'ticket';
+        },
+        revokeTicket: async () => {},
+      } as unknown as TransferServer,
       driver: () => driver as WorkloadDriver,
       workload: (record: ServiceRecord) => ({ ...record, path: '/', basePath: '/', appPath: '/' }),
       begin: (_service: string, operation: string) => {
@@ -235,6 +250,51 @@ test('what was arranged before the memory came is used once, and taken back if f
   await given.incoming.arrange(id);
   await given.incoming.abort(id);
   assert.equal([given.arrangements, given.journalled], [['abandoned'], 'aborted']);
+});
+
+test('the last of the memory is restored when it has come; nothing of it counts before it is asked for', async () => {
+  const node = await destination('staging');
+  node.onTransfer('instance-memory');
+  await sleep(20);
+  assert.equal(node.steps, [], 'a round is no reason');
+  await node.incoming.arrange(id);
+  node.onTransfer('layer-x');
+  await sleep(20);
+  assert.equal(node.steps, []);
+  node.onTransfer('instance-memory');
+  await until(() => node.steps.length > 0);
+  assert.equal([node.steps, node.state, node.journalled], [['restored'], 'frozen', 'staging']);
+  // Sent once more, since the source has not heard that it came.
+  node.onTransfer('instance-memory');
+  await node.incoming.prepare(id);
+  assert.equal([node.steps, node.state, node.journalled], [['restored'], 'frozen', 'prepared']);
+});
+
+test('a copy that is held early ends with its migration, however that ends', async () => {
+  for (const end of ['abort', 'commit', 'dispose', 'restart'] as const) {
+    const node = await destination('staging');
+    await node.incoming.arrange(id);
+    node.onTransfer('instance-memory');
+    await until(() => node.state === 'frozen');
+    if (end === 'abort') await node.incoming.abort(id);
+    if (end === 'commit') assert.is(await refusalOf(node.incoming.commit(id)), 'DELTAHOP_E_NOT_RUNNING');
+    if (end === 'dispose') await node.incoming.dispose();
+    if (end === 'restart') {
+      await node.restart();
+      await node.incoming.recoverHere();
+    }
+    assert.equal([node.state, node.journalled], ['stopped', 'aborted'], end);
+  }
+});
+
+test('an early restore that fails is made again when it is asked for', async () => {
+  const node = await destination('staging');
+  await node.incoming.arrange(id);
+  node.failures = 1;
+  node.onTransfer('instance-memory');
+  await until(() => node.failures <= 0);
+  await node.incoming.prepare(id);
+  assert.equal([node.steps, node.arrangements, node.journalled], [['restored'], ['used', 'used'], 'prepared']);
 });
 
 test('a look at an offer says everything that stands against it and changes nothing; the offer itself is refused', async () => {
