@@ -27,11 +27,8 @@ export async function machineFacts(): Promise<MachineFacts> {
   try {
     const criu = await findCriu();
     facts['criu'] = criu.version;
-    const cpu = await withDirectory(async (directory) => {
-      const { exitCode } = await runCommand([criu.program, 'cpuinfo', 'dump', '-D', directory], { limitMs });
-      return exitCode === 0 ? await readFile(join(directory, 'cpuinfo.img')) : null;
-    });
-    if (cpu !== null) facts['cpu'] = cpu.toString('base64');
+    const cpu = await once(`${criu.program} ${criu.version}`, () => dumpProcessor(criu));
+    if (cpu !== null) facts['cpu'] = cpu;
   } catch (error) {
     // Its absence is a finding of the capabilities.
     if (!isDeltahopError(error)) throw error;
@@ -61,13 +58,35 @@ export async function differences(source: MachineFacts): Promise<Capability[]> {
   // A profile that this kernel does not know ends every restore; one that the other does not have is no matter.
   const lsm = source['lsm'] ?? 'none';
   note('lsm', lsm === 'none' || lsm === here['lsm'], `${lsm} there, ${here['lsm']} here`, `boot this node with ${lsm}`);
-  if (source['cpu'] !== undefined && ours !== undefined) found.push(await processorFeatures(source['cpu']));
+  const { cpu } = source;
+  if (cpu !== undefined && ours !== undefined) {
+    found.push(await once(`${ours} ${cpu}`, async () => processorFeatures(await findCriu(), cpu)));
+  }
   return found;
 }
 
+/** What was asked of CRIU about processors, which do not change: each question costs 100 ms of a preflight. */
+const answers = new Map<string, unknown>();
+/** One for each kind of processor that comes by. */
+const maxAnswers = 100;
+
+async function once<T>(question: string, ask: () => Promise<T>): Promise<T> {
+  if (answers.has(question)) return answers.get(question) as T;
+  const answer = await ask();
+  if (answers.size >= maxAnswers) answers.clear();
+  answers.set(question, answer);
+  return answer;
+}
+
+async function dumpProcessor({ program }: Criu): Promise<string | null> {
+  return await withDirectory(async (directory) => {
+    const { exitCode } = await runCommand([program, 'cpuinfo', 'dump', '-D', directory], { limitMs });
+    return exitCode === 0 ? (await readFile(join(directory, 'cpuinfo.img'))).toString('base64') : null;
+  });
+}
+
 /** Whether this processor has every feature that programs which began on the other may have found there. */
-async function processorFeatures(cpu: string): Promise<Capability> {
-  const { program }: Criu = await findCriu();
+async function processorFeatures({ program }: Criu, cpu: string): Promise<Capability> {
   return await withDirectory(async (directory) => {
     await writeFile(join(directory, 'cpuinfo.img'), Buffer.from(cpu, 'base64'));
     const argv = [program, 'cpuinfo', 'check', '-D', directory, '-o', 'check.log'];
