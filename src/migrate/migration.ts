@@ -277,14 +277,18 @@ export class Migration {
     signal: AbortSignal,
   ): Promise<{ savedAtMs: number; saverMs: number; sentAtMs: number }> {
     const options = { signal, verify: true, retryMs: frozenRetryMs };
-    const sendFiles = async (): Promise<void> => {
-      await this.#sendInstance('final', frozen.files, options);
+    const sendFiles = (): Promise<void> => this.#sendInstance('final', frozen.files, options);
+    const sent = sendFiles().then(() => {
       // Only a head start: if it fails, so does the restore, which says why.
       void this.#destination.arrange(this.id).catch(() => {});
-    };
-    const [memory] = await allSettledOrThrow([frozen.memory(signal), sendFiles()]);
+    });
+    const [memory] = await allSettledOrThrow([frozen.memory(signal), sent]);
     const savedAtMs = Date.now();
-    if (memory.filesChanged) await sendFiles();
+    if (memory.filesChanged) {
+      await sendFiles();
+      // What was arranged by the files as they were must not be used: the memory has to come after this.
+      await this.#destination.arrange(this.id);
+    }
     await this.#sendInstance('final', memory.instance, options);
     return { savedAtMs, saverMs: memory.saverMs, sentAtMs: Date.now() };
   }

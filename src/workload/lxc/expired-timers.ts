@@ -1,6 +1,6 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { DeltahopError } from '../../errors.js';
+import { entries, fields, malformed } from './criu-image.js';
 
 /** `IMG_COMMON_MAGIC` and `FILES_MAGIC` (CRIU, images/magic.h as of 4.x), the first eight bytes of files.img. */
 const filesHeader = Buffer.from('1943565438313056', 'hex');
@@ -31,12 +31,8 @@ export async function rewindExpiredTimers(images: string): Promise<void> {
 export function rewind(image: Buffer): boolean {
   if (!image.subarray(0, filesHeader.length).equals(filesHeader)) throw malformed();
   let changed = false;
-  for (let at = filesHeader.length; at < image.length; ) {
-    if (at + 4 > image.length) throw malformed();
-    const start = at + 4;
-    at = start + image.readUInt32LE(at);
-    if (at > image.length) throw malformed();
-    const entry = fields(image, start, at);
+  for (const { start, end } of entries(image)) {
+    const entry = fields(image, start, end);
     const timer = entry.get(entryField.timerfd);
     if (entry.get(entryField.type)?.value !== timerfdType || timer === undefined) continue;
     const timerFields = fields(image, timer.start, timer.end);
@@ -49,52 +45,4 @@ export function rewind(image: Buffer): boolean {
     changed = true;
   }
   return changed;
-}
-
-/** One field of a message: its value if it is a varint, and where its bytes are. */
-interface Field {
-  value: number | null;
-  start: number;
-  end: number;
-}
-
-/** The fields of a protobuf message by number (protobuf.dev, "Encoding"); a number that repeats keeps its last. */
-function fields(image: Buffer, from: number, to: number): Map<number, Field> {
-  const found = new Map<number, Field>();
-  let at = from;
-  const varint = (): number => {
-    let value = 0;
-    for (let shift = 0; shift < 70; shift += 7) {
-      const byte = image[at++];
-      if (byte === undefined || at > to) throw malformed();
-      // Not by bit operators: a value may have 64 bits. What is beyond 2^53 is only ever compared with small numbers.
-      value += (byte & 0x7f) * 2 ** shift;
-      if (byte < 0x80) return value;
-    }
-    throw malformed();
-  };
-  while (at < to) {
-    const key = varint();
-    const wireType = key % 8;
-    let start = at;
-    let value: number | null = null;
-    if (wireType === 0) {
-      value = varint();
-    } else if (wireType === 2) {
-      const length = varint();
-      start = at;
-      at += length;
-    } else if (wireType === 1 || wireType === 5) {
-      at += wireType === 1 ? 8 : 4;
-    } else {
-      throw malformed();
-    }
-    if (at > to) throw malformed();
-    found.set(Math.floor(key / 8), { value, start, end: at });
-  }
-  return found;
-}
-
-function malformed(): DeltahopError {
-  return new DeltahopError('DELTAHOP_E_CHECKPOINT', 'files.img of the checkpoint is not in the format of CRIU 4');
 }

@@ -36,6 +36,7 @@ import { type Criu, causeInCriuLog, causeInLxcLog, criuConfig, findCriu } from '
 import { rewindExpiredTimers } from './expired-timers.js';
 import { memoryOfProcesses, treeBytes } from './instance-size.js';
 import { type LxcLayout, lxcLayout } from './layout.js';
+import { madeNames } from './link-remaps.js';
 import { differences, machineFacts, networkFindings } from './machine.js';
 import { obstaclesOf } from './obstacles.js';
 import { mountOverlay, unmountOverlay } from './overlay.js';
@@ -472,8 +473,7 @@ export class LxcDriver implements WorkloadDriver {
         }
         const saverMs = (await barrier.timeOf('held')) - frozenAtMs;
         await this.#keepImages(layout);
-        // A deleted file that is open gets a name for the restore (`link_remap.N`), and every such name is noted there.
-        const filesChanged = (await stat(join(layout.memory, 'remap-fpath.img')).catch(() => null)) !== null;
+        const filesChanged = await madeNames(layout.memory);
         return { instance: { trees: [memory] }, filesChanged, saverMs: Math.round(saverMs) };
       },
       commit: async () => {
