@@ -624,10 +624,14 @@ export class IncomingMigrations implements DestinationControl {
     const { memoryBytes, filesBytes } = offer.instance;
     const missing = await this.#missingLayers(offer.layers);
     const layerBytes = missing.reduce((sum, { bytes }) => sum + bytes, 0);
-    const { bavail, bsize } = await statfs(statePath);
+    const [capabilities, admits, { bavail, bsize }] = await Promise.all([
+      driver.capabilities(),
+      driver.admits(offer.machine, this.#context.workload(arrivingRecord(offer))),
+      statfs(statePath),
+    ]);
     return [
-      ...(await driver.capabilities()),
-      ...(await driver.admits(offer.machine, this.#context.workload(arrivingRecord(offer)))),
+      ...capabilities,
+      ...admits,
       // The image beside the one of the round before it, while that is its basis.
       roomFinding('space', nodeName, bavail * bsize, layerBytes + filesBytes + 2 * memoryBytes + spareBytes),
       roomFinding('memory', nodeName, await availableMemoryBytes(), memoryBytes + spareBytes),

@@ -128,9 +128,11 @@ export class Migration {
     let offered = false;
     try {
       const missing = await this.#phases.run('preflight', async () => {
-        const findings = await examineSource(driver, workload, nodeName);
+        const [findings, surveyed] = await Promise.all([
+          examineSource(driver, workload, nodeName),
+          survey(this.#context, this.id, record, this.#order.to),
+        ]);
         refuseFindings(findings, `${this.#service} can not leave ${nodeName}`);
-        const surveyed = await survey(this.#context, this.id, record, this.#order.to);
         const { offer } = surveyed;
         signal.throwIfAborted();
         offered = true;

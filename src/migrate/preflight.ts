@@ -13,7 +13,11 @@ export async function examineSource(driver: WorkloadDriver, workload: Workload, 
     detail: `${workload.name} is ${state} on ${nodeName}`,
     remedy: state === 'running' ? null : 'start it; what does not run can be added and started at the other node',
   };
-  return [running, ...(await driver.capabilities()), ...(state === 'running' ? await driver.obstacles(workload) : [])];
+  const [capabilities, obstacles] = await Promise.all([
+    driver.capabilities(),
+    state === 'running' ? driver.obstacles(workload) : [],
+  ]);
+  return [running, ...capabilities, ...obstacles];
 }
 
 /**

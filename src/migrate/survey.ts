@@ -103,8 +103,10 @@ export async function dryRun(context: MigrationContext, service: string, address
   const workload = context.workload(record);
   const peer = context.connectPeer(address);
   try {
-    const own = await examineSource(driver, workload, context.nodeName);
-    const surveyed = await survey(context, randomUUID(), record, address);
+    const [own, surveyed] = await Promise.all([
+      examineSource(driver, workload, context.nodeName),
+      survey(context, randomUUID(), record, address),
+    ]);
     const examination = await peer.examine(surveyed.offer);
     const link = await measureLink(peer);
     await context.history.setRate(address, link.bytesPerMs);

@@ -1,7 +1,7 @@
 /** What two nodes must have in common for a container to be restored at one that was saved at the other. */
 import { createSocket } from 'node:dgram';
 import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
-import { arch, networkInterfaces, release, tmpdir } from 'node:os';
+import { arch, release, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isDeltahopError } from '../../errors.js';
@@ -126,9 +126,10 @@ async function addressFinding({ bridge, mac }: LxcNetwork, ip: string): Promise<
     detail: `${ip} is in use here, by ${who}`,
     remedy: 'take the address off it, or give the service another one',
   });
-  for (const [name, addresses = []] of Object.entries(networkInterfaces())) {
-    if (addresses.some(({ address }) => address === ip)) return inUse(`this node’s own ${name}`);
-  }
+  // Of all interfaces: an address on a bridge that nothing hangs on yet is taken too.
+  const { stdout } = await runCommand(['ip', '-oneline', 'address', 'show', 'to', ip], { limitMs });
+  const own = /^\d+:\s+(\S+)/.exec(stdout)?.[1];
+  if (own !== undefined) return inUse(`this node’s own ${own}`);
   const holder = await neighbour(bridge, ip);
   // The service itself answers, if both nodes are on one network.
   if (holder !== null && holder !== mac) return inUse(holder);
