@@ -519,8 +519,9 @@ export class LxcDriver implements WorkloadDriver {
 
   /**
    * A CRIU that was killed in a dump leaves the container's network locked and its connections in repair mode: it runs on,
-   * and nobody can reach it. Another dump that lets it run takes both away at its end. Its own lock fails where the dead
-   * one's is (a table of nftables); it takes that away with its failure, so it is made again.
+   * and nobody can reach it. Another dump that lets it run unlocks the network at its end. Its own lock fails where the dead
+   * one's is (a table of nftables); it takes that away with its failure, so it is made again. Established connections were
+   * found dead in spite of it.
    */
   async #mend(workload: Workload, layout: LxcLayout): Promise<void> {
     if (!(await wasKilledInDump(layout))) return;
