@@ -6,6 +6,7 @@
 #include "base/hex.h"
 #include "error_code.h"
 #include "hash/blake3.h"
+#include "hash/kernels.h"
 #include "io/directory.h"
 #include "job_functions.h"
 #include "options.h"
@@ -15,7 +16,7 @@ namespace deltahop::bindings {
 namespace {
 
 // Raised with every change of what src/engine/native.ts declares; src/engine/loader.ts refuses another number.
-constexpr uint32_t kAbiVersion = 2;
+constexpr uint32_t kAbiVersion = 3;
 
 const char* foundName(Directory::Found found) {
   switch (found) {
@@ -58,9 +59,20 @@ Napi::Value lookUp(const Napi::CallbackInfo& info) {
   return answer;
 }
 
+// {inUse, available}: what inner loops run, and what could.
+Napi::Object kernelNames(Napi::Env env) {
+  Napi::Array available = Napi::Array::New(env);
+  for (const Kernels& set : availableKernels()) available.Set(available.Length(), set.name);
+  Napi::Object names = Napi::Object::New(env);
+  names.Set("inUse", kernels().name);
+  names.Set("available", available);
+  return names;
+}
+
 Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("abiVersion", kAbiVersion);
   exports.Set("errorCodes", errorCodeNames(env));
+  exports.Set("kernels", kernelNames(env));
   exports.Set("digest", Napi::Function::New(env, digest, "digest"));
   exports.Set("lookUp", Napi::Function::New(env, lookUp, "lookUp"));
   defineJobFunctions(env, exports);

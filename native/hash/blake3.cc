@@ -4,7 +4,7 @@
 #include <bit>
 #include <cstring>
 
-#include "hash/blake3_kernel.h"
+#include "hash/kernels.h"
 
 namespace deltahop {
 namespace {
@@ -18,7 +18,7 @@ constexpr size_t kBlockBytes = 64;
 constexpr size_t kBatchChunks = 32;
 
 void hashMany(const kernel::Batch& batch) {
-  kernel::kernel().hashMany(batch);
+  kernels().blake3HashMany(batch);
 }
 
 // One level of parents over `count` (even) chaining values; in place.
@@ -165,10 +165,6 @@ void blake3KeyedBlocks(const Key& key, const uint8_t* blocks, size_t blockBytes,
     for (size_t i = 0; i < trees; ++i) std::memcpy(hashes + done + i, values + 8 * i, 8);
     done += trees;
   }
-}
-
-const char* blake3KernelName() {
-  return kernel::kernel().name;
 }
 
 }  // namespace deltahop

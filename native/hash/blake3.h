@@ -44,7 +44,4 @@ Digest blake3Keyed(const Key& key, ByteSpan input);
 /// one by one.
 void blake3KeyedBlocks(const Key& key, const uint8_t* blocks, size_t blockBytes, size_t count, uint64_t* hashes);
 
-/// Name of the kernel in use: "avx512", "avx2" or "portable". DELTAHOP_BLAKE3 in the environment forces one.
-const char* blake3KernelName();
-
 }  // namespace deltahop

@@ -1,10 +1,8 @@
 #include "hash/blake3_kernel.h"
 
 #include <bit>
-#include <cstdlib>
 #include <cstring>
-#include <string_view>
-#include <vector>
+#include <utility>
 
 // The engine reads words as they lie in memory; every format is little-endian and so is every machine we know.
 static_assert(std::endian::native == std::endian::little);
@@ -24,36 +22,51 @@ constexpr uint8_t kSchedule[7][16] = {
 // All that passes vectors by value below is inlined into the kernels, so no calling convention is concerned.
 #pragma GCC diagnostic ignored "-Wpsabi"
 
-template <typename Word>
-DH_INLINE Word rotateRight(Word x, int n) {
-  return (x >> n) | (x << (32 - n));
+// How a machine turns the words of a vector to the right: by shifts (which compilers make one instruction where there
+// is one), or whole bytes by one byte shuffle.
+enum class Rotation { kShift, kShuffle };
+
+template <int kBytes, typename Word, size_t... kByte>
+DH_INLINE Word rotateBytesRight(const Word& x, std::index_sequence<kByte...>) {
+  typedef uint8_t ByteVector __attribute__((vector_size(sizeof(Word))));
+  const auto bytes = std::bit_cast<ByteVector>(x);
+  return std::bit_cast<Word>(__builtin_shufflevector(bytes, bytes, (kByte / 4 * 4 + (kByte + kBytes) % 4)...));
 }
 
-template <typename Word>
+template <Rotation kRotation, int kBits, typename Word>
+DH_INLINE Word rotateRight(const Word& x) {
+  if constexpr (kRotation == Rotation::kShuffle && kBits % 8 == 0) {
+    return rotateBytesRight<kBits / 8>(x, std::make_index_sequence<sizeof(Word)>());
+  } else {
+    return (x >> kBits) | (x << (32 - kBits));
+  }
+}
+
+template <Rotation kRotation, typename Word>
 DH_INLINE void mix(Word* v, int a, int b, int c, int d, const Word& x, const Word& y) {
   v[a] = v[a] + v[b] + x;
-  v[d] = rotateRight(v[d] ^ v[a], 16);
+  v[d] = rotateRight<kRotation, 16>(v[d] ^ v[a]);
   v[c] = v[c] + v[d];
-  v[b] = rotateRight(v[b] ^ v[c], 12);
+  v[b] = rotateRight<kRotation, 12>(v[b] ^ v[c]);
   v[a] = v[a] + v[b] + y;
-  v[d] = rotateRight(v[d] ^ v[a], 8);
+  v[d] = rotateRight<kRotation, 8>(v[d] ^ v[a]);
   v[c] = v[c] + v[d];
-  v[b] = rotateRight(v[b] ^ v[c], 7);
+  v[b] = rotateRight<kRotation, 7>(v[b] ^ v[c]);
 }
 
-template <typename Word>
+template <Rotation kRotation, typename Word>
 DH_INLINE void rounds(Word* v, const Word* m) {
 #pragma GCC unroll 7
   for (int r = 0; r < 7; ++r) {
     const uint8_t* s = kSchedule[r];
-    mix(v, 0, 4, 8, 12, m[s[0]], m[s[1]]);
-    mix(v, 1, 5, 9, 13, m[s[2]], m[s[3]]);
-    mix(v, 2, 6, 10, 14, m[s[4]], m[s[5]]);
-    mix(v, 3, 7, 11, 15, m[s[6]], m[s[7]]);
-    mix(v, 0, 5, 10, 15, m[s[8]], m[s[9]]);
-    mix(v, 1, 6, 11, 12, m[s[10]], m[s[11]]);
-    mix(v, 2, 7, 8, 13, m[s[12]], m[s[13]]);
-    mix(v, 3, 4, 9, 14, m[s[14]], m[s[15]]);
+    mix<kRotation>(v, 0, 4, 8, 12, m[s[0]], m[s[1]]);
+    mix<kRotation>(v, 1, 5, 9, 13, m[s[2]], m[s[3]]);
+    mix<kRotation>(v, 2, 6, 10, 14, m[s[4]], m[s[5]]);
+    mix<kRotation>(v, 3, 7, 11, 15, m[s[6]], m[s[7]]);
+    mix<kRotation>(v, 0, 5, 10, 15, m[s[8]], m[s[9]]);
+    mix<kRotation>(v, 1, 6, 11, 12, m[s[10]], m[s[11]]);
+    mix<kRotation>(v, 2, 7, 8, 13, m[s[12]], m[s[13]]);
+    mix<kRotation>(v, 3, 4, 9, 14, m[s[14]], m[s[15]]);
   }
 }
 
@@ -82,7 +95,7 @@ struct Lanes {
   typedef uint32_t Vector __attribute__((vector_size(kLanes * 4)));
 };
 
-template <int kLanes>
+template <int kLanes, Rotation kRotation>
 DH_INLINE void hashLanes(const Batch& batch, size_t first) {
   using Vector = typename Lanes<kLanes>::Vector;
   const uint8_t* const* inputs = batch.inputs + first;
@@ -110,7 +123,7 @@ DH_INLINE void hashLanes(const Batch& batch, size_t first) {
     v[13] = counterHigh;
     v[14] = Vector{} + 64u;
     v[15] = Vector{} + flags;
-    rounds(v, m);
+    rounds<kRotation>(v, m);
     for (int i = 0; i < 8; ++i) value[i] = v[i] ^ v[i + 8];
   }
   for (int lane = 0; lane < kLanes; ++lane) {
@@ -132,30 +145,6 @@ void hashRest(const Batch& batch, size_t first) {
   }
 }
 
-// Four lanes fit every 128-bit unit (SSE2 is the floor of x86-64; NEON that of AArch64).
-void hashManyPortable(const Batch& batch) {
-  size_t i = 0;
-  for (; i + 4 <= batch.count; i += 4) hashLanes<4>(batch, i);
-  hashRest(batch, i);
-}
-
-#if defined(__x86_64__)
-__attribute__((target("avx2"))) void hashManyAvx2(const Batch& batch) {
-  size_t i = 0;
-  for (; i + 8 <= batch.count; i += 8) hashLanes<8>(batch, i);
-  for (; i + 4 <= batch.count; i += 4) hashLanes<4>(batch, i);
-  hashRest(batch, i);
-}
-
-__attribute__((target("avx512f,avx512vl"))) void hashManyAvx512(const Batch& batch) {
-  size_t i = 0;
-  for (; i + 16 <= batch.count; i += 16) hashLanes<16>(batch, i);
-  for (; i + 8 <= batch.count; i += 8) hashLanes<8>(batch, i);
-  for (; i + 4 <= batch.count; i += 4) hashLanes<4>(batch, i);
-  hashRest(batch, i);
-}
-#endif
-
 }  // namespace
 
 void compress(uint32_t value[8], const uint8_t block[64], uint32_t blockBytes, uint64_t counter, uint32_t flags) {
@@ -165,34 +154,44 @@ void compress(uint32_t value[8], const uint8_t block[64], uint32_t blockBytes, u
                     kIv[0],   kIv[1],   kIv[2],   kIv[3],   0,        0,        blockBytes, flags};
   v[12] = static_cast<uint32_t>(counter);
   v[13] = static_cast<uint32_t>(counter >> 32);
-  rounds(v, m);
+  rounds<Rotation::kShift>(v, m);
   for (int i = 0; i < 8; ++i) value[i] = v[i] ^ v[i + 8];
 }
 
-std::span<const Kernel> kernels() {
-  static const std::vector<Kernel> all = [] {
-    std::vector<Kernel> found;
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl")) {
-      found.push_back({"avx512", hashManyAvx512});
-    }
-    if (__builtin_cpu_supports("avx2")) found.push_back({"avx2", hashManyAvx2});
-#endif
-    found.push_back({"portable", hashManyPortable});
-    return found;
-  }();
-  return all;
+// Four lanes fit every 128-bit unit, and what has none is no slower for it.
+void hashManyPortable(const Batch& batch) {
+  size_t i = 0;
+  for (; i + 4 <= batch.count; i += 4) hashLanes<4, Rotation::kShift>(batch, i);
+  hashRest(batch, i);
 }
 
-const Kernel& kernel() {
-  static const Kernel& chosen = []() -> const Kernel& {
-    const char* forced = std::getenv("DELTAHOP_BLAKE3");
-    for (const Kernel& candidate : kernels()) {
-      if (forced != nullptr && std::string_view(forced) == candidate.name) return candidate;
-    }
-    return kernels().front();
-  }();
-  return chosen;
+#if defined(__x86_64__)
+__attribute__((target("sse4.1"))) void hashManySse41(const Batch& batch) {
+  size_t i = 0;
+  for (; i + 4 <= batch.count; i += 4) hashLanes<4, Rotation::kShuffle>(batch, i);
+  hashRest(batch, i);
 }
+
+__attribute__((target("avx2"))) void hashManyAvx2(const Batch& batch) {
+  size_t i = 0;
+  for (; i + 8 <= batch.count; i += 8) hashLanes<8, Rotation::kShuffle>(batch, i);
+  for (; i + 4 <= batch.count; i += 4) hashLanes<4, Rotation::kShuffle>(batch, i);
+  hashRest(batch, i);
+}
+
+__attribute__((target("avx512f,avx512vl"))) void hashManyAvx512(const Batch& batch) {
+  size_t i = 0;
+  for (; i + 16 <= batch.count; i += 16) hashLanes<16, Rotation::kShift>(batch, i);
+  for (; i + 8 <= batch.count; i += 8) hashLanes<8, Rotation::kShift>(batch, i);
+  for (; i + 4 <= batch.count; i += 4) hashLanes<4, Rotation::kShift>(batch, i);
+  hashRest(batch, i);
+}
+#elif defined(__aarch64__)
+void hashManyNeon(const Batch& batch) {
+  size_t i = 0;
+  for (; i + 4 <= batch.count; i += 4) hashLanes<4, Rotation::kShuffle>(batch, i);
+  hashRest(batch, i);
+}
+#endif
 
 }  // namespace deltahop::blake3kernel

@@ -3,7 +3,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <span>
 
 namespace deltahop::blake3kernel {
 
@@ -21,8 +20,8 @@ enum Flag : uint32_t {
 /// One compression; `value` is the chaining value in and out.
 void compress(uint32_t value[8], const uint8_t block[64], uint32_t blockBytes, uint64_t counter, uint32_t flags);
 
-/// Hashes `count` inputs of `blocks` 64-byte blocks each from `key`. counters[i] is that of inputs[i]. The first block
-/// gets `startFlags` and the last one `endFlags` besides `flags`. Output: 8 words an input.
+/// `count` inputs of `blocks` 64-byte blocks each, to be hashed from `key`. counters[i] is that of inputs[i]. The first
+/// block gets `startFlags` and the last one `endFlags` besides `flags`. Output: 8 words an input.
 struct Batch {
   const uint8_t* const* inputs;
   const uint64_t* counters;
@@ -35,15 +34,14 @@ struct Batch {
   uint32_t* output;
 };
 
-struct Kernel {
-  const char* name;
-  void (*hashMany)(const Batch& batch);
-};
-
-/// The kernels that this machine can run, widest first.
-std::span<const Kernel> kernels();
-
-/// The one in use: the first, unless DELTAHOP_BLAKE3 in the environment names another.
-const Kernel& kernel();
+// One for each set of instructions, named after it; hash/kernels.h chooses.
+void hashManyPortable(const Batch& batch);
+#if defined(__x86_64__)
+void hashManySse41(const Batch& batch);
+void hashManyAvx2(const Batch& batch);
+void hashManyAvx512(const Batch& batch);
+#elif defined(__aarch64__)
+void hashManyNeon(const Batch& batch);
+#endif
 
 }  // namespace deltahop::blake3kernel

@@ -5,7 +5,7 @@
 
 #include "base/hex.h"
 #include "base/test_support.h"
-#include "hash/blake3_kernel.h"
+#include "hash/kernels_test_support.h"
 
 namespace deltahop {
 namespace {
@@ -69,14 +69,15 @@ Key vectorKey() {
   return key;
 }
 
-TEST_CASE("BLAKE3 official vectors, plain and keyed") {
-  MESSAGE("kernel: ", std::string(blake3KernelName()));
-  for (const Vector& vector : kVectors) {
-    CAPTURE(vector.length);
-    const Bytes input = vectorInput(vector.length);
-    CHECK(toHex(blake3(input)) == vector.hash);
-    CHECK(toHex(blake3Keyed(vectorKey(), input)) == vector.keyedHash);
-  }
+TEST_CASE("BLAKE3 official vectors, plain and keyed, with every kernel") {
+  forEachKernels([] {
+    for (const Vector& vector : kVectors) {
+      CAPTURE(vector.length);
+      const Bytes input = vectorInput(vector.length);
+      CHECK(toHex(blake3(input)) == vector.hash);
+      CHECK(toHex(blake3Keyed(vectorKey(), input)) == vector.keyedHash);
+    }
+  });
 }
 
 TEST_CASE("BLAKE3: every split of the input gives the same digest") {
@@ -114,8 +115,7 @@ TEST_CASE("BLAKE3: every kernel of this machine does what one compression after 
   namespace kernel = blake3kernel;
   TestRandom random(6);
   const Bytes input = random.bytes(40 * 1024);
-  for (const kernel::Kernel& each : kernel::kernels()) {
-    CAPTURE(each.name);
+  forEachKernels([&] {
     for (size_t count = 1; count <= 35; ++count) {
       for (const size_t blocks : {1, 2, 16}) {
         const uint8_t* inputs[35];
@@ -125,7 +125,7 @@ TEST_CASE("BLAKE3: every kernel of this machine does what one compression after 
           inputs[i] = input.data() + random.below(input.size() - 1024);
           counters[i] = random.next();
         }
-        each.hashMany({inputs, counters, count, blocks, kernel::kIv, 16, 1, 2, output});
+        kernels().blake3HashMany({inputs, counters, count, blocks, kernel::kIv, 16, 1, 2, output});
         for (size_t i = 0; i < count; ++i) {
           uint32_t value[8];
           std::memcpy(value, kernel::kIv, sizeof value);
@@ -137,25 +137,27 @@ TEST_CASE("BLAKE3: every kernel of this machine does what one compression after 
         }
       }
     }
-  }
+  });
 }
 
-TEST_CASE("BLAKE3 of blocks side by side equals one by one") {
+TEST_CASE("BLAKE3 of blocks side by side equals one by one, with every kernel") {
   TestRandom random(5);
   const Key key = vectorKey();
-  for (const size_t blockBytes : {1, 100, 512, 1000, 1024, 1536, 2048, 3072, 4096, 8192, 16384, 32768, 65536}) {
-    for (const size_t count : {1, 2, 3, 5, 8, 9, 17}) {
-      const Bytes blocks = random.bytes(blockBytes * count);
-      std::vector<uint64_t> hashes(count);
-      blake3KeyedBlocks(key, blocks.data(), blockBytes, count, hashes.data());
-      for (size_t i = 0; i < count; ++i) {
-        const Digest digest = blake3Keyed(key, ByteSpan(blocks).subspan(i * blockBytes, blockBytes));
-        uint64_t expected = 0;
-        for (size_t j = 0; j < 8; ++j) expected |= uint64_t{digest[j]} << (8 * j);
-        REQUIRE(hashes[i] == expected);
+  forEachKernels([&] {
+    for (const size_t blockBytes : {1, 100, 512, 1000, 1024, 1536, 2048, 3072, 4096, 8192, 16384, 32768, 65536}) {
+      for (const size_t count : {1, 2, 3, 5, 8, 9, 17}) {
+        const Bytes blocks = random.bytes(blockBytes * count);
+        std::vector<uint64_t> hashes(count);
+        blake3KeyedBlocks(key, blocks.data(), blockBytes, count, hashes.data());
+        for (size_t i = 0; i < count; ++i) {
+          const Digest digest = blake3Keyed(key, ByteSpan(blocks).subspan(i * blockBytes, blockBytes));
+          uint64_t expected = 0;
+          for (size_t j = 0; j < 8; ++j) expected |= uint64_t{digest[j]} << (8 * j);
+          REQUIRE(hashes[i] == expected);
+        }
       }
     }
-  }
+  });
 }
 
 }  // namespace

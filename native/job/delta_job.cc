@@ -78,6 +78,7 @@ class DeltaJob final : public ThreadedJob {
                          {"literalEncodedBytes", static_cast<double>(encoder.statistics().literalEncodedBytes)},
                          {"zeroBytes", static_cast<double>(matched.zeroBytes)},
                          {"falseMatches", static_cast<double>(matched.falseMatches)},
+                         {"probedOffsets", static_cast<double>(matched.probedOffsets)},
                          {"sentBytes", static_cast<double>(sentBytes_)}};
     report.text = digestText(digest);
     return report;

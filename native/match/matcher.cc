@@ -20,13 +20,24 @@ constexpr unsigned kMaxFilterBitsLog2 = 22;
 // A signature comes from outside: neither building nor asking the index may depend on how its sums cluster.
 constexpr size_t kMaxProbes = 64;
 constexpr size_t kMaxBatchBytes = 32 * 1024;
-constexpr size_t kMinScanChunk = 128;
-constexpr size_t kMaxScanChunk = 2048;
+constexpr uint32_t kMinScanChunk = 128;
+constexpr uint32_t kMaxScanChunk = 2048;
+// Every offset is looked at for so long after a match, and so are all of a short file. Of regions with single blocks
+// that match far from each other, sparse probing finds one in eight.
+constexpr uint64_t kMinDenseBytes = 1 << 20;
+constexpr uint64_t kMinDenseBlocks = 64;
+constexpr size_t kMaxStrideBlocks = 8;
+// Bytes of literals that are held back so that a match found late can reach back over what was not looked at.
+constexpr size_t kMaxHeldBytes = 512 * 1024;
+// Whoever crafts a file can make weak sums equal, and each would cost the hash of a block: so hashes in vain are paid
+// for, byte by byte, with offsets that were looked at. A look into the index costs less, but more than the filters.
+constexpr uint64_t kStartCreditBlocks = 64;
+constexpr uint64_t kLookCredit = 8;
 
 }  // namespace
 
 SignatureIndex::SignatureIndex(const Signature& signature)
-    : signature_(signature), rolling_(RollingTable(signature.key), signature.blockBytes) {
+    : signature_(signature), rolling_(signature.key, signature.blockBytes) {
   const size_t entries = signature.blocks.size();
   if (entries == 0) return;
   // Files end in few blocks: look there, not at every block.
@@ -40,7 +51,7 @@ SignatureIndex::SignatureIndex(const Signature& signature)
   const unsigned slotBits = static_cast<unsigned>(std::bit_width(std::bit_ceil(entries * 2)) - 1);
   const unsigned filterBits = std::clamp(slotBits + 4, 6u, kMaxFilterBitsLog2);
   filterShift_ = 32 - filterBits;
-  filter_.resize(size_t{1} << (filterBits - 6));
+  filter_.resize(size_t{1} << (filterBits - 5));
   secondFilter_.resize(filter_.size());
   slotShift_ = 32 - slotBits;
   slots_.resize(size_t{1} << slotBits);
@@ -60,9 +71,9 @@ SignatureIndex::SignatureIndex(const Signature& signature)
       if (slot.entryPlusOne == 0) {
         slot = {weak, static_cast<uint32_t>(entry + 1)};
         const uint32_t bit = weak >> filterShift_;
-        filter_[bit >> 6] |= uint64_t{1} << (bit & 63);
+        filter_[bit >> 5] |= uint32_t{1} << (bit & 31);
         const uint32_t secondBit = weak * kSecondMultiplier >> filterShift_;
-        secondFilter_[secondBit >> 6] |= uint64_t{1} << (secondBit & 63);
+        secondFilter_[secondBit >> 5] |= uint32_t{1} << (secondBit & 31);
         break;
       }
       if (slot.weak != weak) continue;
@@ -99,9 +110,11 @@ Matcher::Matcher(const SignatureIndex& index, DeltaSink& sink)
       sink_(sink),
       blockBytes_(signature_.blocks.empty() ? kMinZeroRunWithoutBasis : signature_.blockBytes),
       minZeroRun_(std::min(blockBytes_, kMaxMinZeroRun)),
-      capacity_(2 * blockBytes_ + kReadAheadBytes),
+      maxStrideBlocks_(std::clamp<size_t>(kMaxHeldBytes / blockBytes_, 1, kMaxStrideBlocks)),
+      capacity_(2 * blockBytes_ + kReadAheadBytes + (maxStrideBlocks_ - 1) * blockBytes_),
       buffer_(std::make_unique_for_overwrite<uint8_t[]>(capacity_)),
-      nextEntry_(index.entryOfBlock(0)) {}
+      nextEntry_(index.entryOfBlock(0)),
+      credit_(kStartCreditBlocks * blockBytes_) {}
 
 std::span<uint8_t> Matcher::room() {
   return {buffer_.get() + end_, capacity_ - end_};
@@ -179,6 +192,7 @@ Status Matcher::copyTo(size_t at, uint32_t entry, size_t blocks, size_t length) 
   diagonal_ = static_cast<int64_t>(basisOffset) - static_cast<int64_t>(targetOffset(at));
   position_ = at + length;
   literalStart_ = position_;
+  startDense();
   const size_t next = entry + blocks;
   const bool goesOn = next < signature_.blocks.size() && signature_.blocks[next] == signature_.blocks[next - 1] + 1;
   nextEntry_ = goesOn ? static_cast<int64_t>(next) : -1;
@@ -266,6 +280,7 @@ Result<Matcher::Step> Matcher::endZeroRun(bool isEnd) {
       diagonal_ = diagonal;
       position_ = at + after;
       literalStart_ = position_;
+      startDense();
       const size_t next = size_t{found} + 1;
       const bool goesOn = next < signature_.blocks.size() && signature_.blocks[next] == signature_.blocks[found] + 1;
       nextEntry_ = goesOn ? static_cast<int64_t>(next) : -1;
@@ -339,78 +354,132 @@ int64_t Matcher::findWindow(size_t at, uint32_t weak) {
     if (signature_.strong[entries[i]] == strong) return entries[i];
   }
   ++statistics_.falseMatches;
+  credit_ -= blockBytes_;
   return -1;
 }
 
-// Looks at every offset in [position_, scanEnd) until a block is found.
-Status Matcher::scan(size_t scanEnd, bool afterCopy) {
-  const uint8_t* bytes = buffer_.get();
+// How many blocks apart the offsets of one block length are looked at.
+size_t Matcher::strideBlocks() const {
+  const uint64_t dense = std::max(kMinDenseBytes, kMinDenseBlocks * blockBytes_);
+  size_t stride = 1;
+  while (stride < maxStrideBlocks_ && barrenBytes_ >= dense * stride) stride *= 2;
+  return std::min(stride, maxStrideBlocks_);
+}
+
+// Something matched: every offset counts again.
+void Matcher::startDense() {
+  barrenBytes_ = 0;
+  skipBytes_ = 0;
+  probeBytes_ = 0;
+}
+
+// How many blocks right before `at` are those right before `entry`.
+size_t Matcher::blocksBefore(size_t at, uint32_t entry) {
+  size_t most = std::min<size_t>((at - literalStart_) / blockBytes_, entry);
+  size_t blocks = 0;
+  while (blocks < most && signature_.blocks[entry - blocks - 1] + blocks + 1 == signature_.blocks[entry] &&
+         signature_.blockLength(signature_.blocks[entry - blocks - 1]) == blockBytes_) {
+    ++blocks;
+  }
+  size_t same = 0;
+  while (same < blocks) {
+    const size_t batch = std::min(blocks - same, std::max<size_t>(kMaxBatchBytes / blockBytes_, 1));
+    hashes_.resize(std::max(hashes_.size(), batch));
+    const size_t first = same + batch;
+    blake3KeyedBlocks(signature_.key, buffer_.get() + at - first * blockBytes_, blockBytes_, batch, hashes_.data());
+    size_t equal = 0;
+    while (equal < batch && hashes_[batch - 1 - equal] == signature_.strong[entry - same - equal - 1]) ++equal;
+    same += equal;
+    if (equal < batch) break;
+  }
+  return same;
+}
+
+// Copies what lies at `at` if its sum, which passed the first filter, is that of a block and so is the rest. Says
+// whether.
+Result<bool> Matcher::tryWindow(size_t at, uint32_t weak) {
+  if (!index_.mayContain(weak) || credit_ < kLookCredit + blockBytes_) return false;
+  credit_ -= kLookCredit;
+  ++statistics_.triedWindows;
+  const int64_t found = findWindow(at, weak);
+  if (found < 0) return false;
+  const auto entry = static_cast<uint32_t>(found);
+  const size_t before = strideBlocks() > 1 ? blocksBefore(at, entry) : 0;
+  const auto first = static_cast<uint32_t>(entry - before);
+  DH_CHECK(copyTo(at - before * blockBytes_, first, before + 1, (before + 1) * blockBytes_));
+  return true;
+}
+
+// Looks at every offset in [from, until), which is not empty, until a block is found and copied; says whether.
+Result<bool> Matcher::probe(size_t from, size_t until) {
   const RollingHash& rolling = index_.rolling();
-  uint32_t sum = rolling.hash(bytes + position_);
-  if (afterCopy && position_ + 2 * blockBytes_ <= end_ && !index_.mayContain(sum)) {
+  const uint8_t* bytes = buffer_.get();
+  // Short pieces first: a match makes the rest of a piece wasted work.
+  uint32_t piece = kMinScanChunk;
+  uint32_t steps[kMaxScanChunk + rollingkernel::kSlack];
+  uint32_t sums[kMaxScanChunk + rollingkernel::kSlack];
+  rollingkernel::Roll roll{.bytes = bytes + from,
+                           .windowBytes = blockBytes_,
+                           .count = 0,
+                           .powers = &rolling.powers(),
+                           .leavingPower = rolling.leavingPower(),
+                           .filter = index_.filterWords(),
+                           .filterShift = index_.filterShift(),
+                           .sum = rolling.hash(bytes + from),
+                           .passedSteps = steps,
+                           .passedSums = sums};
+  const auto looked = [&](uint64_t count) {
+    statistics_.probedOffsets += count;
+    credit_ = std::min(credit_ + count, kStartCreditBlocks * blockBytes_);
+  };
+  looked(1);
+  DH_TRY(bool found, tryWindow(from, roll.sum));
+  for (size_t at = from; !found && at + 1 < until; at += roll.count) {
+    roll.bytes = bytes + at;
+    roll.count = std::min<size_t>(piece, until - 1 - at);
+    const size_t passed = kernels().rollingScan(roll);
+    looked(roll.count);
+    for (size_t i = 0; !found && i < passed; ++i) {
+      DH_TRY(found, tryWindow(at + steps[i], sums[i]));
+    }
+    piece = std::min(2 * piece, kMaxScanChunk);
+  }
+  return found;
+}
+
+// Looks for a block in [position_, scanEnd), at all offsets or, where nothing has matched for long, at some.
+Status Matcher::scan(size_t scanEnd, bool afterCopy) {
+  if (afterCopy && position_ + 2 * blockBytes_ <= end_) {
     // A block changed in place between two that did not is the usual case: see whether the copy goes on right after it.
     const int64_t entry = entryOnDiagonal(targetOffset(position_ + blockBytes_), diagonal_);
     if (entry >= 0) {
       const auto found = static_cast<uint32_t>(entry);
+      const uint8_t* bytes = buffer_.get() + position_;
       if (signature_.blockLength(signature_.blocks[found]) == blockBytes_ &&
-          strongOf(bytes + position_ + blockBytes_, blockBytes_) == signature_.strong[found]) {
+          !index_.mayContain(index_.rolling().hash(bytes)) &&
+          strongOf(bytes + blockBytes_, blockBytes_) == signature_.strong[found]) {
         return copyTo(position_ + blockBytes_, found, 1, blockBytes_);
       }
     }
   }
-  const uint32_t* in = rolling.inTable();
-  const uint32_t* out = rolling.outTable();
-  const uint64_t* filter = index_.filterWords();
-  const unsigned shift = index_.filterShift();
-  const uint32_t k = rolling.multiplier();
-  const uint32_t k2 = k * k;
-  // Offsets that pass the filter are collected without a branch (one in a few dozen passes, at random: a branch on each
-  // would cost more than all the rest) and looked at afterwards. Short chunks first: a match makes the rest of a chunk
-  // wasted work.
-  uint64_t passedOffsets[kMaxScanChunk + 1];  // offset in the chunk << 32 | sum
-  size_t chunk = kMinScanChunk;
-  size_t at = position_;
-  while (at < scanEnd) {
-    const size_t count = std::min(chunk, scanEnd - at);
-    const uint8_t* leaving = bytes + at;
-    const uint8_t* entering = leaving + blockBytes_;
-    size_t passed = 0;
-    const auto test = [&](size_t i, uint32_t weak) {
-      const uint32_t bit = weak >> shift;
-      passedOffsets[passed] = i << 32 | weak;
-      passed += filter[bit >> 6] >> (bit & 63) & 1;
-    };
-    // The sum of offset i + 1 needs the byte after the window of offset i: the last offset of all has none.
-    const size_t rolled = at + count < scanEnd ? count : count - 1;
-    size_t i = 0;
-    for (; i + 4 <= rolled; i += 4) {
-      // The sums depend on each other by one multiplication for two bytes only.
-      const uint32_t d0 = in[entering[i]] - out[leaving[i]];
-      const uint32_t d1 = in[entering[i + 1]] - out[leaving[i + 1]];
-      const uint32_t d2 = in[entering[i + 2]] - out[leaving[i + 2]];
-      const uint32_t d3 = in[entering[i + 3]] - out[leaving[i + 3]];
-      const uint32_t sum2 = sum * k2 + (d0 * k + d1);
-      test(i, sum);
-      test(i + 1, sum * k + d0);
-      test(i + 2, sum2);
-      test(i + 3, sum2 * k + d2);
-      sum = sum2 * k2 + (d2 * k + d3);
-    }
-    for (; i < count; ++i) {
-      test(i, sum);
-      if (i < rolled) sum = rolling.roll(sum, leaving[i], entering[i]);
-    }
-    for (size_t p = 0; p < passed; ++p) {
-      const auto weak = static_cast<uint32_t>(passedOffsets[p]);
-      if (!index_.mayContain(weak)) continue;
-      const size_t found = at + (passedOffsets[p] >> 32);
-      const int64_t entry = findWindow(found, weak);
-      if (entry >= 0) return copyTo(found, static_cast<uint32_t>(entry), 1, blockBytes_);
-    }
-    at += count;
-    chunk = std::min(2 * chunk, kMaxScanChunk);
+  while (position_ < scanEnd) {
+    const size_t skipped = std::min(skipBytes_, scanEnd - position_);
+    skipBytes_ -= skipped;
+    position_ += skipped;
+    barrenBytes_ += skipped;
+    if (position_ == scanEnd) break;
+    const size_t stride = strideBlocks();
+    if (probeBytes_ == 0) probeBytes_ = blockBytes_;
+    // Where no offset is left out, rolling on is cheaper than starting anew.
+    const size_t until = stride == 1 ? scanEnd : std::min(scanEnd, position_ + probeBytes_);
+    DH_TRY(const bool found, probe(position_, until));
+    if (found) break;
+    const size_t probed = until - position_;
+    barrenBytes_ += probed;
+    probeBytes_ -= std::min(probeBytes_, probed);
+    if (probeBytes_ == 0) skipBytes_ = (stride - 1) * blockBytes_;
+    position_ = until;
   }
-  position_ = at;
   return {};
 }
 
@@ -426,10 +495,10 @@ Status Matcher::matchShortEnd() {
 }
 
 void Matcher::compact() {
-  const size_t left = end_ - position_;
-  std::memmove(buffer_.get(), buffer_.get() + position_, left);
-  bufferOffset_ += position_;
-  position_ = 0;
+  const size_t left = end_ - literalStart_;
+  std::memmove(buffer_.get(), buffer_.get() + literalStart_, left);
+  bufferOffset_ += literalStart_;
+  position_ -= literalStart_;
   literalStart_ = 0;
   end_ = left;
 }
@@ -457,6 +526,8 @@ Status Matcher::process(bool isEnd) {
       pendingZeros_ = zeroEnd_ - zeroStart_;
       position_ = zeroEnd_;
       literalStart_ = zeroEnd_;
+      skipBytes_ = 0;
+      probeBytes_ = 0;
       continue;
     }
     if (index_.isEmpty()) {
@@ -489,7 +560,9 @@ Status Matcher::process(bool isEnd) {
     if (pendingZeros_ == 0) DH_CHECK(matchShortEnd());
     position_ = end_;
   }
-  DH_CHECK(flushLiteral(position_));
+  // What was passed over must stay within reach.
+  const size_t held = isEnd ? 0 : std::min((strideBlocks() - 1) * blockBytes_, position_ - literalStart_);
+  DH_CHECK(flushLiteral(position_ - held));
   compact();
   return {};
 }

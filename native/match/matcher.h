@@ -31,7 +31,9 @@ struct MatchStatistics {
   uint64_t matchedBytes = 0;
   uint64_t literalBytes = 0;
   uint64_t zeroBytes = 0;
-  uint64_t falseMatches = 0;  // weak sum found, strong hash different
+  uint64_t falseMatches = 0;   // weak sum found, strong hash different
+  uint64_t probedOffsets = 0;  // offsets whose weak sum was looked up
+  uint64_t triedWindows = 0;   // offsets that were looked up in the index behind the filters
 };
 
 /// The search index of a signature; may be shared by several matchers. The signature must outlive it.
@@ -47,12 +49,12 @@ class SignatureIndex {
   const std::vector<uint32_t>& shortEntries() const { return shortEntries_; }
   /// The first prefilter, 512 KiB at most so that it stays in the cache: one bit at `weak >> filterShift()`, set for
   /// every block of the signature.
-  const uint64_t* filterWords() const { return filter_.data(); }
+  const uint32_t* filterWords() const { return filter_.data(); }
   unsigned filterShift() const { return filterShift_; }
   /// The second prefilter, over other bits of the sum, for those that passed the first.
   bool mayContain(uint32_t weak) const {
     const uint32_t bit = weak * kSecondMultiplier >> filterShift_;
-    return (secondFilter_[bit >> 6] >> (bit & 63) & 1) != 0;
+    return (secondFilter_[bit >> 5] >> (bit & 31) & 1) != 0;
   }
   /// Entries with this weak sum, at most kMaxCandidates; only the first of equal blocks is there.
   size_t candidates(uint32_t weak, std::span<uint32_t> entries) const;
@@ -70,15 +72,19 @@ class SignatureIndex {
 
   const Signature& signature_;
   RollingHash rolling_;
-  std::vector<uint64_t> filter_;
-  std::vector<uint64_t> secondFilter_;
+  std::vector<uint32_t> filter_;
+  std::vector<uint32_t> secondFilter_;
   std::vector<Slot> slots_;
   std::vector<uint32_t> shortEntries_;
   unsigned filterShift_ = 0;
   unsigned slotShift_ = 0;
 };
 
-/// One pass over one target. Memory: two blocks and 1 MiB.
+/// One pass over one target. Memory: two blocks and 1.5 MiB.
+///
+/// Every offset is looked at, until nothing has matched for long: then all offsets of one block length in every two,
+/// four and at last eight block lengths. That misses no run of matches of nine blocks and more (what was passed over is
+/// compared backwards from the first match found, which ends it), and makes the search cost less than reading the file.
 class Matcher {
  public:
   /// Both must outlive the matcher.
@@ -104,6 +110,11 @@ class Matcher {
   Result<Step> continueCopy(bool isEnd);
   Result<Step> endZeroRun(bool isEnd);
   Status scan(size_t scanEnd, bool afterCopy);
+  Result<bool> probe(size_t from, size_t until);
+  Result<bool> tryWindow(size_t at, uint32_t weak);
+  size_t strideBlocks() const;
+  void startDense();
+  size_t blocksBefore(size_t at, uint32_t entry);
   Status matchShortEnd();
   Status copyTo(size_t at, uint32_t entry, size_t blocks, size_t length);
   Status flushLiteral(size_t until);
@@ -119,7 +130,8 @@ class Matcher {
   DeltaSink& sink_;
   const size_t blockBytes_;
   const size_t minZeroRun_;
-  size_t capacity_;
+  const size_t maxStrideBlocks_;
+  const size_t capacity_;
   std::unique_ptr<uint8_t[]> buffer_;
   uint64_t bufferOffset_ = 0;  // of buffer_[0] in the target
   size_t literalStart_ = 0;    // first byte of the target without an instruction
@@ -131,6 +143,10 @@ class Matcher {
   uint64_t pendingZeros_ = 0;  // zeros right before position_, without an instruction yet
   int64_t nextEntry_ = -1;     // the entry that would continue the last copy at position_
   int64_t diagonal_ = 0;       // basis offset minus target offset of the last copy
+  uint64_t barrenBytes_ = 0;   // literals since the last match
+  size_t skipBytes_ = 0;       // from position_ on, not to be looked at
+  size_t probeBytes_ = 0;      // from there on, yet to be looked at before more is skipped
+  uint64_t credit_;            // bytes that may yet be hashed in vain
   size_t batch_ = 1;           // blocks to hash side by side while a copy goes on
   std::vector<uint64_t> hashes_;
   Bytes scratch_;

@@ -47,7 +47,7 @@ uint32_t Signature::blockLength(uint32_t block) const {
 }
 
 SignatureWriter::SignatureWriter(uint32_t blockBytes, const Key& key, bool announceKey)
-    : blockBytes_(blockBytes), key_(key), rolling_(RollingTable(key), blockBytes) {
+    : blockBytes_(blockBytes), key_(key), rolling_(key, blockBytes) {
   Writer writer(output_);
   writer.raw(kMagic);
   writer.u8(kVersion);

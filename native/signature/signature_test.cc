@@ -69,7 +69,7 @@ TEST_CASE("a signature says of each block that is not zero where and what it is"
   const Bytes second = random.bytes(512);
   const Basis basis = basisOf(directory, {first, Bytes(), second}, 512);
   const Bytes stream = build(basis, true);
-  const RollingHash rolling(RollingTable(kKey), 512);
+  const RollingHash rolling(kKey, 512);
   for (const size_t split : {size_t{1}, size_t{2}, size_t{3}, size_t{7}, size_t{50}, stream.size()}) {
     const auto signature = parse(stream, split);
     DH_REQUIRE_OK(signature);

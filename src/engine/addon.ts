@@ -49,6 +49,8 @@ export interface Addon {
   readonly abiVersion: number;
   /** Every code that a job can end with. */
   readonly errorCodes: string[];
+  /** Sets of inner loops by the instructions that they need: the one in use, and all that this machine can run. */
+  readonly kernels: { inUse: string; available: string[] };
   /** `blake3:<64 hex digits>` of bytes in memory. */
   digest(bytes: Uint8Array): string;
   /** What is at the path `beneath` of the directory at `rootPath`; one of the two is null. */

@@ -7,7 +7,7 @@ import { DeltahopError } from '../errors.js';
 import type { Addon } from './addon.js';
 
 /** The addon's interface that this code speaks: kAbiVersion of bindings/addon.cc. */
-const abiVersion = 2;
+const abiVersion = 3;
 
 const require = createRequire(import.meta.url);
 /** Beside `dist/`, where `npm run build` leaves it. */
@@ -79,10 +79,24 @@ function load(place: Place): LoadedAddon | null {
       cause: error,
     });
   }
-  if (exports.abiVersion === abiVersion) return { addon: exports as Addon, path };
+  if (exports.abiVersion === abiVersion) {
+    const addon = exports as Addon;
+    checkKernels(addon);
+    return { addon, path };
+  }
   throw new DeltahopError(
     'DELTAHOP_E_NATIVE_UNAVAILABLE',
     `${place.name} is of another build: its interface is ${exports.abiVersion ?? 'unknown'}, this code needs ${abiVersion}`,
+  );
+}
+
+/** Who forces a set of kernels wants that set: running another one in its place would be a measurement of nothing. */
+function checkKernels(addon: Addon): void {
+  const wanted = process.env['DELTAHOP_KERNELS'];
+  if (wanted === undefined || wanted === '' || wanted === addon.kernels.inUse) return;
+  throw new DeltahopError(
+    'DELTAHOP_E_NATIVE_UNAVAILABLE',
+    `DELTAHOP_KERNELS=${wanted}: this machine can run ${addon.kernels.available.join(', ')}`,
   );
 }
 

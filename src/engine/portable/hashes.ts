@@ -2,7 +2,7 @@
 import { createBLAKE3, type IHasher } from 'hash-wasm';
 
 const segmentBytes = 1 << 20;
-const tableLabel = Buffer.from('deltahop rolling table');
+const sumLabel = Buffer.from('deltahop rolling sum');
 
 function digestOf(hasher: IHasher, ...parts: Uint8Array[]): Buffer {
   hasher.init();
@@ -79,15 +79,10 @@ export class ContentHasher {
 
 /** Weak and strong hashes under a session's key. */
 export class KeyedHashes {
-  private readonly table = new Uint32Array(256);
   private readonly multiplier: number;
 
   private constructor(private readonly keyed: IHasher) {
-    for (let i = 0; i < 32; ++i) {
-      const words = this.rollingBlock(i);
-      for (let j = 0; j < 8; ++j) this.table[8 * i + j] = words.readUInt32LE(4 * j);
-    }
-    this.multiplier = ((this.rollingBlock(32).readUInt32LE(0) & ~7) | 5) >>> 0;
+    this.multiplier = ((digestOf(this.keyed, sumLabel).readUInt32LE(0) & ~7) | 5) >>> 0;
   }
 
   static async create(key: Uint8Array): Promise<KeyedHashes> {
@@ -103,23 +98,15 @@ export class KeyedHashes {
   weak(bytes: Uint8Array, from: number, length: number): number {
     let sum = 0;
     for (let i = from; i < from + length; ++i) {
-      sum = (Math.imul(sum, this.multiplier) + (this.table[bytes[i] ?? 0] ?? 0)) | 0;
+      sum = (Math.imul(sum, this.multiplier) + (bytes[i] ?? 0)) | 0;
     }
     return sum >>> 0;
   }
 
-  /** What a window of `length` bytes adds and takes away as it rolls: sum' = sum * multiplier + enter[in] - leave[out]. */
-  rolling(length: number): { multiplier: number; enter: Uint32Array; leave: Uint32Array } {
-    let power = 1;
-    for (let i = 0; i < length; ++i) power = Math.imul(power, this.multiplier);
-    return {
-      multiplier: this.multiplier,
-      enter: this.table,
-      leave: this.table.map((value) => Math.imul(value, power)),
-    };
-  }
-
-  private rollingBlock(index: number): Buffer {
-    return digestOf(this.keyed, tableLabel, Uint8Array.of(index));
+  /** How a window of `length` bytes rolls: sum' = sum * multiplier + entering - leaving * leavingPower, mod 2^32. */
+  rolling(length: number): { multiplier: number; leavingPower: number } {
+    let leavingPower = 1;
+    for (let i = 0; i < length; ++i) leavingPower = Math.imul(leavingPower, this.multiplier);
+    return { multiplier: this.multiplier, leavingPower };
   }
 }

@@ -13,7 +13,7 @@ export class Matcher {
   /** Entries by weak sum. */
   private readonly index = new Map<number, number[]>();
   private readonly window: number;
-  private readonly rolling: { multiplier: number; enter: Uint32Array; leave: Uint32Array };
+  private readonly rolling: { multiplier: number; leavingPower: number };
   /** Short last blocks of the basis' files: number and length. */
   private readonly tails: { entry: number; length: number }[] = [];
   private held: Buffer = Buffer.alloc(0);
@@ -68,7 +68,7 @@ export class Matcher {
   /** Settles what is held, but for what may become part of a match or a run of zeros with the bytes to come. */
   private scan(isEnd: boolean): void {
     const { held, window } = this;
-    const { multiplier, enter, leave } = this.rolling;
+    const { multiplier, leavingPower } = this.rolling;
     let done = 0;
     let at = 0;
     let sum = 0;
@@ -94,8 +94,8 @@ export class Matcher {
         sum =
           sumIsOf === at - 1 && at > 0
             ? (Math.imul(sum, multiplier) +
-                (enter[held[at + window - 1] ?? 0] ?? 0) -
-                (leave[held[at - 1] ?? 0] ?? 0)) >>>
+                (held[at + window - 1] ?? 0) -
+                Math.imul(held[at - 1] ?? 0, leavingPower)) >>>
               0
             : this.hashes.weak(held, at, window);
         sumIsOf = at;

@@ -56,6 +56,18 @@ test('DELTAHOP_NATIVE_PATH names the file, and no other is tried', () =>
     assert.match(said, /^DELTAHOP_E_NATIVE_UNAVAILABLE .*absent\.node/);
   }));
 
+test('DELTAHOP_KERNELS forces a set of kernels, and one that cannot run here is refused', () =>
+  withScratch(async (directory) => {
+    copyEngine(directory);
+    const { addon, path } = loadAddon();
+    assert.is(addon.kernels.available.at(-1), 'portable');
+    for (const name of addon.kernels.available) {
+      assert.is(loadAt(directory, { DELTAHOP_NATIVE_PATH: path, DELTAHOP_KERNELS: name }), digestOfNothing);
+    }
+    const said = loadAt(directory, { DELTAHOP_NATIVE_PATH: path, DELTAHOP_KERNELS: 'mmx' });
+    assert.match(said, /^DELTAHOP_E_NATIVE_UNAVAILABLE DELTAHOP_KERNELS=mmx: this machine can run .*portable/);
+  }));
+
 test('an addon that is there and broken is never taken for a missing one', () =>
   withScratch(async (directory) => {
     copyEngine(directory);
