@@ -1,6 +1,7 @@
 #include "tree/metadata.h"
 
 #include <fcntl.h>
+#include <sys/syscall.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -12,31 +13,41 @@
 namespace deltahop {
 namespace {
 
+#ifndef SYS_listxattrat
+#define SYS_listxattrat 465  // Linux 6.13, younger than the C library's headers
+#endif
+
 // One way to name an entry for the *xattr calls: a descriptor, or a name in a held directory. The second goes through
-// the descriptor's magic link, so it is as safe as an *at call (which the kernel has for xattrs only since 6.13).
+// the descriptor's magic link, which is as safe as an *at call, but a walk through /proc. Most entries have no
+// attributes: where the kernel can list at a directory, that is all there is to do for them.
 class XattrTarget {
  public:
   explicit XattrTarget(int fd) : fd_(fd) {}
-  XattrTarget(const Directory& directory, const std::string& name)
-      : path_("/proc/self/fd/" + std::to_string(directory.fd()) + "/" + name) {}
+  XattrTarget(const Directory& directory, const std::string& name) : fd_(directory.fd()), name_(&name) {}
 
   ssize_t list(char* buffer, size_t size) const {
-    return fd_ >= 0 ? ::flistxattr(fd_, buffer, size) : ::llistxattr(path_.c_str(), buffer, size);
+    if (name_ == nullptr) return ::flistxattr(fd_, buffer, size);
+    const long length = ::syscall(SYS_listxattrat, fd_, name_->c_str(), AT_SYMLINK_NOFOLLOW, buffer, size);
+    // EPERM is what filters of system calls say of one that they do not know.
+    if (length >= 0 || (errno != ENOSYS && errno != EPERM)) return length;
+    return ::llistxattr(path().c_str(), buffer, size);
   }
   ssize_t get(const char* name, char* buffer, size_t size) const {
-    return fd_ >= 0 ? ::fgetxattr(fd_, name, buffer, size) : ::lgetxattr(path_.c_str(), name, buffer, size);
+    return name_ == nullptr ? ::fgetxattr(fd_, name, buffer, size) : ::lgetxattr(path().c_str(), name, buffer, size);
   }
   int set(const char* name, const std::string& value) const {
-    return fd_ >= 0 ? ::fsetxattr(fd_, name, value.data(), value.size(), 0)
-                    : ::lsetxattr(path_.c_str(), name, value.data(), value.size(), 0);
+    return name_ == nullptr ? ::fsetxattr(fd_, name, value.data(), value.size(), 0)
+                            : ::lsetxattr(path().c_str(), name, value.data(), value.size(), 0);
   }
   int remove(const char* name) const {
-    return fd_ >= 0 ? ::fremovexattr(fd_, name) : ::lremovexattr(path_.c_str(), name);
+    return name_ == nullptr ? ::fremovexattr(fd_, name) : ::lremovexattr(path().c_str(), name);
   }
 
  private:
-  int fd_ = -1;
-  std::string path_;
+  std::string path() const { return "/proc/self/fd/" + std::to_string(fd_) + "/" + *name_; }
+
+  int fd_;
+  const std::string* name_ = nullptr;
 };
 
 bool isUnsupported(int sysErrno) {

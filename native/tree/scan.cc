@@ -12,8 +12,6 @@
 #include <thread>
 #include <unordered_map>
 
-#include "hash/content_digest.h"
-
 namespace deltahop {
 namespace {
 
@@ -241,46 +239,6 @@ bool hasAllDigests(const Tree& tree) {
     if (tree.isRegular(index) && !tree.isFollower(index) && tree.digest(index) == nullptr) return false;
   }
   return true;
-}
-
-Status addContentDigests(const Directory& root, Tree& tree, const ContentDigestOptions& options,
-                         const CancelCheck& cancelled) {
-  ParentCache parents(root, tree);
-  uint64_t settled = 0;
-  for (uint32_t index = 1; index < tree.size(); ++index) {
-    if (!tree.isRegular(index) || tree.isFollower(index)) continue;
-    if (options.missingOnly && tree.digest(index) != nullptr) continue;
-    const auto digestOne = [&]() -> Result<Digest> {
-      DH_TRY(const Directory* parent, parents.parentOf(index));
-      DH_TRY(const File file, parent->openRegular(std::string(tree.name(index))));
-      DH_TRY(const struct stat before, file.stat());
-      DH_TRY(const Digest digest, contentDigest(file, [&](uint64_t done) {
-               if (options.onBytes) options.onBytes(settled + done);
-               return !(cancelled && cancelled());
-             }));
-      DH_TRY(const struct stat after, file.stat());
-      const Entry& entry = tree.entry(index);
-      if (static_cast<uint64_t>(before.st_size) != entry.value || before.st_mtim.tv_sec != entry.mtimeSeconds ||
-          before.st_mtim.tv_nsec != entry.mtimeNanoseconds || after.st_size != before.st_size ||
-          after.st_mtim.tv_sec != before.st_mtim.tv_sec || after.st_mtim.tv_nsec != before.st_mtim.tv_nsec) {
-        return Error{Code::kChanged, tree.path(index) + " changed while it was read", 0};
-      }
-      return digest;
-    };
-    auto digest = digestOne();
-    if (digest.ok()) {
-      tree.setDigest(index, digest.value());
-    } else if (digest.error().code == Code::kCancelled || options.strict ||
-               (digest.error().code != Code::kNotFound && digest.error().code != Code::kChanged &&
-                digest.error().sysErrno != EACCES)) {
-      Error error = std::move(digest).error();
-      if (error.code != Code::kCancelled) error.context = tree.path(index) + ": " + error.context;
-      return error;
-    }
-    settled += tree.fileBytes(index);
-    if (options.onBytes) options.onBytes(settled);
-  }
-  return {};
 }
 
 }  // namespace deltahop
