@@ -2,8 +2,10 @@
 import type { LinkKind } from './network.js';
 import { bestOf, measured, type Row } from './rows.js';
 
-/** A setting of rsync's is left out where its expected time is this much above the least expected one. */
-const hopeless = 1.35;
+/** A setting of rsync's can be the fastest where its expected time is at most this much above the least one. */
+const nearlyFastest = 1.35;
+/** Nobody saves CPU time by waiting longer than this. */
+const bearable = 3;
 
 /**
  * What a row of the unshaped link lets expect on another one: the slowest of the programs' own work and of each
@@ -17,18 +19,14 @@ export function expectedMs(row: Row, kind: LinkKind): number {
 
 /**
  * Settings of rsync's that can be the best on a link, by what the unshaped link has shown: whichever sends the fewest
- * bytes, whichever uses the least CPU time, and all whose expected time is near the least. The names of the others are
- * in `without`.
+ * bytes, all whose expected time is near the least, and whichever uses the least CPU time among those that do not take
+ * much longer. The names of the others are in `without`.
  */
 export function promising(theirs: readonly Row[], kind: LinkKind): { names: Set<string>; without: string[] } {
   const least = Math.min(...theirs.filter((row) => row.ok).map((row) => expectedMs(row, kind)));
-  const names = new Set(
-    theirs.filter((row) => row.ok && expectedMs(row, kind) <= least * hopeless).map((row) => row.setting),
-  );
-  for (const measure of ['bytes', 'cpuMs'] as const) {
-    const best = bestOf(theirs, measure);
-    if (best !== undefined) names.add(best.setting);
-  }
+  const within = (factor: number): Row[] => theirs.filter((row) => row.ok && expectedMs(row, kind) <= least * factor);
+  const chosen = [bestOf(theirs, 'bytes'), bestOf(within(bearable), 'cpuMs'), ...within(nearlyFastest)];
+  const names = new Set(chosen.flatMap((row) => (row === undefined ? [] : row.setting)));
   return { names, without: theirs.map((row) => row.setting).filter((name) => !names.has(name)) };
 }
 

@@ -6,7 +6,7 @@
 set -euo pipefail
 out=$1
 work=$out/.work
-mkdir -p "$work/root"/{bin,proc,data}
+mkdir -p "$work/root"/{bin,dev,proc,data}
 
 kernel=$(apt-cache depends linux-image-cloud-amd64 | awk '$1 == "Depends:" && $2 ~ /^linux-image-/ { print $2; exit }')
 [ -n "$kernel" ] || {
@@ -22,6 +22,7 @@ cat >"$work/root/init" <<'INIT'
 #!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
+mount -t devtmpfs dev /dev
 awk 'BEGIN { srand(1); for (i = 0; i < 900000; i++) printf "%07d item-%09d %04d a note that all of them have\n", i, rand() * 1e9, rand() * 1e4 }' >/data/table
 split -l 30000 /data/table /data/part-
 for part in /data/part-*; do sort -k 2 "$part" >"$part.sorted"; done

@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { ended, run } from '../../test/testbed/command.js';
 import type { Corpus } from './corpus.js';
 import { script } from './debian.js';
+import { dieWithParent } from './memory.js';
 
 const copies = 4;
 const workMs = 600_000;
@@ -40,9 +41,8 @@ export const guestMemory: Corpus = {
     );
     args.push('-kernel', join(path, 'kernel'), '-initrd', join(path, 'initrd'), '-append', 'console=ttyS0 quiet');
     args.push('-serial', `file:${log}`);
-    const machine = spawn('qemu-system-x86_64', args, { stdio: 'ignore' });
-    // A program that cannot be started at all is told like one that ended at once.
-    machine.on('error', () => {});
+    const [program = '', ...rest] = [...dieWithParent, 'qemu-system-x86_64', ...args];
+    const machine = spawn(program, rest, { stdio: 'ignore' });
     try {
       for (let copy = 0; copy < copies; ++copy) {
         for (const deadline = Date.now() + workMs; !said(log).includes(`phase ${copy}\r`); await sleep(100)) {

@@ -11,6 +11,9 @@ import { script } from './debian.js';
 
 const workMs = 300_000;
 
+/** The words in front of a command that end it together with this process, however that one ends. */
+export const dieWithParent = ['setpriv', '--pdeathsig', 'KILL', '--'];
+
 /** A program that runs, and how it is made to work between two dumps. */
 interface Workload {
   argv: string[];
@@ -25,7 +28,7 @@ function dumped(name: string, dumps: number, workload: (directory: string) => Wo
     version: 1,
     make: async (path) => {
       const { argv, phase } = workload(path);
-      const [program = '', ...args] = argv;
+      const [program = '', ...args] = [...dieWithParent, ...argv];
       // A session of its own and no terminal, or CRIU would have to dump those, too.
       const child = spawn(program, args, { detached: true, stdio: 'ignore', cwd: '/' });
       try {
