@@ -55,6 +55,9 @@ std::unique_ptr<Job> sendJob(Options& from) {
   return from.ok() ? makeSendJob(std::move(options)) : nullptr;
 }
 
+// The largest integer that a JavaScript number holds exactly.
+constexpr int64_t kMaxSafeInteger = (int64_t{1} << 53) - 1;
+
 std::unique_ptr<Job> receiveJob(Options& from) {
   ReceiveJobOptions options;
   options.rootPath = from.text("rootPath");
@@ -62,6 +65,8 @@ std::unique_ptr<Job> receiveJob(Options& from) {
   options.entryName = from.textOrNull("entryName");
   options.durable = from.flag("durable");
   options.deleteOthers = from.flag("deleteOthers");
+  options.maxDeletes = static_cast<uint64_t>(from.integer("maxDeletes", 0, kMaxSafeInteger));
+  options.inPlace = from.flag("inPlace");
   options.dryRun = from.flag("dryRun");
   options.itemize = from.flag("itemize");
   options.recordPath = from.textOrNull("recordPath");

@@ -17,12 +17,12 @@ Status FileOutput::write(ByteSpan data) {
   for (size_t at = 0; at < data.size();) {
     const size_t stop = std::min<size_t>(at + kHoleBytes - (offset_ + at) % kHoleBytes, data.size());
     if (isZero(data.subspan(at, stop - at))) {
-      if (at > unwritten) DH_CHECK(file_.writeAt(offset_ + unwritten, data.subspan(unwritten, at - unwritten)));
+      if (at > unwritten) DH_CHECK(put(offset_ + unwritten, data.subspan(unwritten, at - unwritten)));
       unwritten = stop;
     }
     at = stop;
   }
-  if (unwritten < data.size()) DH_CHECK(file_.writeAt(offset_ + unwritten, data.subspan(unwritten)));
+  if (unwritten < data.size()) DH_CHECK(put(offset_ + unwritten, data.subspan(unwritten)));
   offset_ += data.size();
   return {};
 }
@@ -32,8 +32,13 @@ Status FileOutput::zeros(uint64_t length) {
   return {};
 }
 
+Status FileOutput::put(uint64_t offset, ByteSpan data) {
+  fileBytes_ = offset + data.size();
+  return file_.writeAt(offset, data);
+}
+
 Status FileOutput::finish(uint64_t size) {
-  return file_.truncate(size);
+  return size == fileBytes_ ? Status() : file_.truncate(size);
 }
 
 Patcher::Patcher(const Basis& basis, PatchOutput& output, uint64_t maxTargetBytes)
@@ -63,7 +68,7 @@ Status Patcher::copy(uint64_t basisOffset, uint64_t length) {
     const std::span<uint8_t> part(buffer_.data(), std::min<uint64_t>(length, buffer_.size()));
     DH_CHECK(basis_.readAt(basisOffset, part));
     hasher_.update(part);
-    DH_CHECK(output_.write(part));
+    DH_CHECK(output_.copied(basisOffset, part));
     basisOffset += part.size();
     length -= part.size();
   }

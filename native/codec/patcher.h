@@ -19,6 +19,11 @@ class PatchOutput {
   virtual ~PatchOutput() = default;
   virtual Status write(ByteSpan data) = 0;
   virtual Status zeros(uint64_t length) = 0;
+  /// The same as write(), and where in the basis it comes from.
+  virtual Status copied(uint64_t basisOffset, ByteSpan data) {
+    (void)basisOffset;
+    return write(data);
+  }
   /// All was written: `size` bytes.
   virtual Status finish(uint64_t size) = 0;
 };
@@ -32,8 +37,11 @@ class FileOutput : public PatchOutput {
   Status finish(uint64_t size) override;
 
  private:
+  Status put(uint64_t offset, ByteSpan data);
+
   File& file_;
   uint64_t offset_ = 0;
+  uint64_t fileBytes_ = 0;
 };
 
 struct PatchSummary {

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "codec/cloned_output.h"
 #include "hash/blake3.h"
 #include "hash/content_digest.h"
 #include "wire/reader.h"
@@ -21,6 +22,8 @@ constexpr size_t kSyncEachFiles = 8;
 // Of one batch compressed beside old ones.
 constexpr uint64_t kMaxSmallChanges = 256 << 10;
 constexpr size_t kMaxSmallChangesBytes = 512 << 10;
+// Below this, cloning costs more than it saves.
+constexpr uint64_t kMinCloneBytes = 1 << 20;
 
 }  // namespace
 
@@ -84,10 +87,48 @@ Status FileReceiver::begin(uint64_t number) {
     return {};
   }
   DH_TRY(incoming->basis, openBasis(tree_, *tree_.wantedParents, incoming->index, choice.value()));
-  DH_TRY(incoming->file, create(incoming->index, incoming->name));
-  incoming->output.emplace(incoming->file);
+  if (options_.inPlace && choice.value().live) DH_CHECK(beginInPlace(*incoming));
+  if (incoming->output == nullptr) DH_CHECK(beginPrivately(*incoming, choice.value().live));
   incoming->patcher.emplace(incoming->basis, *incoming->output);
   incoming_ = std::move(incoming);
+  return {};
+}
+
+// Sets no output if the file is better, or must be, replaced.
+Status FileReceiver::beginInPlace(Incoming& incoming) {
+  const uint64_t liveBytes = incoming.basis.spans().front().bytes;
+  if (std::min(liveBytes, tree_.wanted.fileBytes(incoming.index)) <= kSmallFileBytes) return {};
+  DH_TRY(const Directory* parent, tree_.wantedParents->parentOf(incoming.index));
+  auto opened = parent->open(std::string(tree_.wanted.name(incoming.index)), O_RDWR);
+  if (!opened.ok()) return {};  // read-only, or a program that runs
+  DH_TRY(const struct stat status, opened.value().stat());
+  // A further name of it may be another file's in the tree that is wanted.
+  if (!S_ISREG(status.st_mode) || status.st_nlink != 1) return {};
+  const std::string path = tree_.wanted.path(incoming.index);
+  auto journal = tree_.partial.createJournal(path, incoming.name);
+  if (!journal.ok()) return withPath(journal.error(), path);
+  DH_TRY(auto output,
+         InPlaceOutput::begin(std::move(opened).value(), path, std::move(journal).value(), incoming.basis.overlay()));
+  incoming.inPlace = output.get();
+  incoming.output = std::move(output);
+  return {};
+}
+
+Status FileReceiver::beginPrivately(Incoming& incoming, bool overLive) {
+  DH_TRY(incoming.file, create(incoming.index, incoming.name));
+  if (overLive && canClone_ && incoming.basis.spans().front().bytes >= kMinCloneBytes) {
+    // Two clones: one is read and stays as it is, whatever becomes of the file at the path; one becomes the new file.
+    auto frozen = File::open(tree_.partial.directory().fd(), ".", O_TMPFILE | O_RDWR, 0600);
+    Status cloned = frozen.ok() ? incoming.basis.freezeFirst(std::move(frozen).value()) : Status(frozen.error());
+    if (cloned.ok()) cloned = cloneFile(incoming.basis.first(), incoming.file);
+    if (cloned.ok()) {
+      incoming.output = std::make_unique<ClonedOutput>(incoming.file, incoming.basis.spans().front().bytes);
+      ++clonedFiles_;
+      return {};
+    }
+    canClone_ = cloned.error().code != Code::kUnsupported;
+  }
+  incoming.output = std::make_unique<FileOutput>(incoming.file);
   return {};
 }
 
@@ -182,7 +223,25 @@ Status FileReceiver::onFileEnd(ByteSpan payload) {
     repairs_.push_back(incoming->index);
     return {};
   }
+  if (incoming->inPlace != nullptr) return finishInPlace(*incoming, flags, expected);
   return finishFile(incoming->index, incoming->file, incoming->name, flags, size, expected);
+}
+
+Status FileReceiver::finishInPlace(Incoming& incoming, uint8_t flags, const Digest& digest) {
+  const std::string path = tree_.wanted.path(incoming.index);
+  const Status committed = incoming.inPlace->commit();
+  if (!committed.ok()) {
+    // The file is the old one still, unless the journal was sealed: then it is needed.
+    if (committed.error().code == Code::kNoSpace && !incoming.inPlace->isSealed()) tree_.partial.remove(incoming.name);
+    return withPath(committed.error(), path);
+  }
+  DH_CHECK(applyMetadata(incoming.inPlace->file().fd(), metadataFor(incoming.index, flags), path, notes_));
+  tree_.partial.remove(incoming.name);
+  tree_.partial.removeLeftOvers(path);
+  if (options_.recordPath.has_value()) digests_[incoming.index] = digest;
+  ++patchedFiles_;
+  countFile();
+  return {};
 }
 
 Status FileReceiver::failIncoming(const Error& error) {
@@ -314,18 +373,26 @@ Status FileReceiver::onGone(ByteSpan payload) {
   return {};
 }
 
-Status FileReceiver::finishFile(uint32_t index, File& file, const std::string& name, uint8_t flags, uint64_t size,
-                                const Digest& digest) {
-  if (options_.recordPath.has_value()) digests_[index] = digest;
+Metadata FileReceiver::metadataFor(uint32_t index, uint8_t flags) const {
   Metadata metadata = metadataOf(tree_.wanted, index);
   // A file of two times must never look like the sender's: the next round has to look at it again.
   if (flags & kFileChanged) metadata.mtimeSeconds -= 1;
-  const std::string path = tree_.wanted.path(index);
-  const Status applied = applyMetadata(file.fd(), metadata, path, notes_);
-  if (!applied.ok()) return applied;
+  return metadata;
+}
+
+void FileReceiver::countFile() {
   ++filesReceived_;
   ++doneFiles_;
   advance_(doneBytes_, doneFiles_);
+}
+
+Status FileReceiver::finishFile(uint32_t index, File& file, const std::string& name, uint8_t flags, uint64_t size,
+                                const Digest& digest) {
+  if (options_.recordPath.has_value()) digests_[index] = digest;
+  const std::string path = tree_.wanted.path(index);
+  const Status applied = applyMetadata(file.fd(), metadataFor(index, flags), path, notes_);
+  if (!applied.ok()) return applied;
+  countFile();
   if (!options_.durable) return commit(Finished{index, name});
   group_.push_back(Finished{index, name});
   groupBytes_ += size;
@@ -378,6 +445,7 @@ void FileReceiver::addTo(std::map<std::string, double>& statistics) const {
   const std::pair<const char*, uint64_t> counts[] = {
       {"filesReceived", filesReceived_}, {"literalBytes", literalBytes_},   {"matchedBytes", matchedBytes_},
       {"zeroBytes", zeroBytes_},         {"repairedFiles", repairedFiles_}, {"goneFiles", goneFiles_},
+      {"patchedFiles", patchedFiles_},   {"clonedFiles", clonedFiles_},
   };
   for (const auto& [name, value] : counts) statistics[name] = static_cast<double>(value);
 }

@@ -10,6 +10,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "codec/in_place_output.h"
 #include "codec/patcher.h"
 #include "codec/section.h"
 #include "io/basis.h"
@@ -54,9 +55,10 @@ class FileReceiver {
   struct Incoming {
     uint32_t index = 0;
     std::string name;  // in the partial directory
-    File file;
+    File file;         // private; not open where the file is patched in place
     Basis basis;
-    std::optional<FileOutput> output;
+    std::unique_ptr<PatchOutput> output;
+    InPlaceOutput* inPlace = nullptr;  // the output, if it is one
     std::optional<Patcher> patcher;
     bool basisChanged = false;
     bool dropped = false;
@@ -68,6 +70,8 @@ class FileReceiver {
 
   Result<bool> takeUnasked(const Frame& frame);
   Status begin(uint64_t number);
+  Status beginInPlace(Incoming& incoming);
+  Status beginPrivately(Incoming& incoming, bool overLive);
   Status onDelta(ByteSpan payload);
   Status onFileEnd(ByteSpan payload);
   Status onSmallFiles(ByteSpan payload);
@@ -81,6 +85,9 @@ class FileReceiver {
   Status makeSmall(uint64_t number, uint8_t flags, ByteSpan content);
   Result<File> create(uint32_t index, std::string& name);
   Status failIncoming(const Error& error);
+  Status finishInPlace(Incoming& incoming, uint8_t flags, const Digest& digest);
+  Metadata metadataFor(uint32_t index, uint8_t flags) const;
+  void countFile();
   Status finishFile(uint32_t index, File& file, const std::string& name, uint8_t flags, uint64_t size,
                     const Digest& digest);
   Status commit(const Finished& finished);
@@ -96,6 +103,7 @@ class FileReceiver {
   Bytes content_;
   std::unordered_map<uint32_t, Digest> digests_;
   std::unique_ptr<Incoming> incoming_;
+  bool canClone_ = true;  // as far as is known
   std::vector<uint32_t> repairs_;
   bool repairing_ = false;
   bool unasked_ = false;  // answers come that were not asked for
@@ -109,6 +117,8 @@ class FileReceiver {
   uint64_t zeroBytes_ = 0;
   uint64_t repairedFiles_ = 0;
   uint64_t goneFiles_ = 0;
+  uint64_t patchedFiles_ = 0;
+  uint64_t clonedFiles_ = 0;
 };
 
 }  // namespace deltahop

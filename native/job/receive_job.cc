@@ -1,11 +1,13 @@
 #include "job/receive_job.h"
 
+#include <sys/file.h>
 #include <sys/random.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <new>
 #include <optional>
 #include <thread>
@@ -24,12 +26,14 @@
 #include "tree/itemize.h"
 #include "tree/manifest.h"
 #include "tree/record.h"
+#include "tree/unfinished_patch.h"
 #include "wire/writer.h"
 
 namespace deltahop {
 namespace {
 
 constexpr size_t kRequestGatherBytes = 16 << 10;
+constexpr std::chrono::milliseconds kLockPause{20};
 
 // What a record says is of whole trees that lie here.
 ReceiveJobOptions withoutUnfitRecord(ReceiveJobOptions options) {
@@ -55,6 +59,11 @@ class ReceiveJob final : public TransferJob {
     DH_CHECK(sendHello(out));
     DH_CHECK(openTarget());
     DH_CHECK(receiveHello());
+    TreeLock lock;
+    if (!options_.dryRun) {
+      DH_CHECK(lockTree(lock));
+      DH_TRY(finishedPatches_, finishPatches(tree_.root, notes()));
+    }
     DH_CHECK(readOwnTree());
     DH_CHECK(receiveTree());
     const bool settled = isSettled();
@@ -155,6 +164,27 @@ class ReceiveJob final : public TransferJob {
     if ((flags & ~kHelloVerify) != 0) return Error{Code::kUnsupported, "a flag of the sender's hello", 0};
     verify_ = (flags & kHelloVerify) != 0;
     return reader.expectEnd();
+  }
+
+  // Until the transfer is over: the job itself may live on.
+  struct TreeLock {
+    int fd = -1;
+    ~TreeLock() {
+      if (fd >= 0) ::flock(fd, LOCK_UN);
+    }
+  };
+
+  // One receiver at a time: an earlier one may not have noticed yet that its sender is gone, and what it still puts in
+  // place, or removes, must not be ours.
+  Status lockTree(TreeLock& lock) {
+    while (::flock(tree_.root.fd(), LOCK_EX | LOCK_NB) != 0) {
+      if (errno == EINTR) continue;
+      if (errno != EWOULDBLOCK) return {};  // a file system without locks
+      if (cancelled()) return Error{Code::kCancelled, "wait for another receiver", 0};
+      std::this_thread::sleep_for(kLockPause);
+    }
+    lock.fd = tree_.root.fd();
+    return {};
   }
 
   // While the sender does the same with its own.
@@ -282,6 +312,7 @@ class ReceiveJob final : public TransferJob {
       notes().add("nothing was deleted: the sender could not read its whole tree");
       tree_.plan.deletes.clear();
     }
+    refuseManyDeletes();
     if (options_.deleteOthers) return;
     for (uint32_t index = 1; index < tree_.wanted.size(); ++index) {
       const uint32_t partner = tree_.plan.partners[index];
@@ -291,6 +322,23 @@ class ReceiveJob final : public TransferJob {
       tree_.missing[index] = true;
       notes().add(tree_.wanted.path(index) + ": not made, a directory that is not empty is in its place");
     }
+  }
+
+  // All or none: half of a deletion is no use to whoever wants to look first.
+  void refuseManyDeletes() {
+    if (options_.maxDeletes == UINT64_MAX) return;
+    uint64_t entries = 0;
+    for (const uint32_t index : tree_.plan.deletes) entries += tree_.own.subtreeEnd(index) - index;
+    for (uint32_t index = 1; options_.deleteOthers && index < tree_.wanted.size(); ++index) {
+      const uint32_t partner = tree_.plan.partners[index];
+      if (partner == kNoEntry || !tree_.own.isDirectory(partner) || tree_.wanted.isDirectory(index)) continue;
+      entries += tree_.own.subtreeEnd(partner) - partner;
+    }
+    if (entries <= options_.maxDeletes) return;
+    notes().add("nothing was deleted: it would have been " + std::to_string(entries) + " entries");
+    deletesRefused_ = entries;
+    tree_.plan.deletes.clear();
+    options_.deleteOthers = false;
   }
 
   std::string itemizeChanges() {
@@ -497,6 +545,8 @@ class ReceiveJob final : public TransferJob {
         {"sentBytes", sentBytes_},
         {"receivedBytes", receivedBytes()},
         {"deletedEntries", deletedEntries_},
+        {"deletesRefused", deletesRefused_},
+        {"finishedPatches", finishedPatches_},
         {"missedEntries", static_cast<uint64_t>(std::count(tree_.missing.begin(), tree_.missing.end(), true))},
         {"incompleteSource", complete_ ? 0 : 1},
         {"hashedBytes", hashedBytes_},
@@ -507,7 +557,7 @@ class ReceiveJob final : public TransferJob {
     return report(statistics_, std::move(text));
   }
 
-  const ReceiveJobOptions options_;
+  ReceiveJobOptions options_;
   Key key_{};
   bool verify_ = false;
   bool complete_ = false;
@@ -533,6 +583,8 @@ class ReceiveJob final : public TransferJob {
   uint64_t filesSettled_ = 0;
   uint64_t repairedFiles_ = 0;
   uint64_t deletedEntries_ = 0;
+  uint64_t deletesRefused_ = 0;
+  uint64_t finishedPatches_ = 0;
   uint64_t sentBytes_ = 0;
   // Written by the requesting thread, read after it has ended.
   uint64_t requesterSentBytes_ = 0;

@@ -23,6 +23,11 @@ struct ReceiveJobOptions {
   std::optional<std::string> entryName = {};
   /// Without it, what the sender lacks stays, and a directory that is not empty is not replaced by something else.
   bool deleteOthers = true;
+  /// If more entries than this would be deleted, none is.
+  uint64_t maxDeletes = UINT64_MAX;
+  /// Nobody uses the tree meanwhile: larger files that are there already are patched where they lie
+  /// (codec/in_place_output.h).
+  bool inPlace = false;
   /// Nothing is written, made or deleted, nor any content requested.
   bool dryRun = false;
   /// The report's text is what was (with dryRun: would be) changed: tree/itemize.h.
@@ -35,7 +40,8 @@ struct ReceiveJobOptions {
 /// Input and output: the messages of FORMATS.md section 5. A transfer that is cut leaves what arrived in the reserved
 /// directory at the root, and the next one goes on from there. Statistics: filesTotal, filesSettled, filesReceived,
 /// totalBytes, readBytes, literalBytes, matchedBytes, zeroBytes, signatureBytes, hashedBytes (read for digests alone),
-/// sentBytes, receivedBytes, repairedFiles, deletedEntries, goneFiles, missedEntries (wanted, and not had),
+/// sentBytes, receivedBytes, repairedFiles, deletedEntries, deletesRefused, finishedPatches (left by a
+/// receiver that was killed), goneFiles, missedEntries (wanted, and not had),
 /// incompleteSource (0 or 1), scanMs, digestMs, manifestMs, filesMs, finishMs.
 std::unique_ptr<Job> makeReceiveJob(ReceiveJobOptions options);
 

@@ -8,23 +8,46 @@
 namespace deltahop {
 namespace {
 
-Result<std::vector<File>> openFiles(TreeInMaking& tree, ParentCache& parents, uint32_t index, BasisChoice& choice,
-                                    uint64_t& bytes) {
+// What there is of a basis, opened.
+struct Parts {
   std::vector<File> files;
+  Overlay overlay;
+  uint64_t bytes = 0;
+};
+
+// Not the journal of another file that was there, nor one that is no good.
+Result<Overlay> openOverlay(TreeInMaking& tree, const std::string& name, const File& live) {
+  DH_TRY(File file, tree.partial.read(name));
+  const FileStorage storage(file);
+  DH_TRY(PatchJournal journal, PatchJournal::read(storage));
+  DH_TRY(const PatchTarget target, patchTarget(live, journal.target().path));
+  if (!target.sameFile(journal.target())) return Error{Code::kChanged, "a journal of another file"};
+  return Overlay{std::move(file), journal.extents()};
+}
+
+Result<Parts> openParts(TreeInMaking& tree, ParentCache& parents, uint32_t index, BasisChoice& choice) {
+  Parts parts;
   const auto take = [&](Result<File> file) {
     if (!file.ok()) return false;
     const auto size = file.value().size();
     if (!size.ok()) return false;
-    bytes += size.value();
-    files.push_back(std::move(file).value());
+    parts.bytes += size.value();
+    parts.files.push_back(std::move(file).value());
     return true;
   };
   if (choice.live) {
     DH_TRY(const Directory* parent, parents.parentOf(index));
     choice.live = take(parent->openRegular(std::string(tree.wanted.name(index))));
   }
+  if (choice.live && !choice.journal.empty()) {
+    auto overlay = openOverlay(tree, choice.journal, parts.files.front());
+    if (overlay.ok() && !overlay.value().extents.empty()) {
+      parts.bytes = std::max(parts.bytes, overlay.value().end());
+      parts.overlay = std::move(overlay).value();
+    }
+  }
   std::erase_if(choice.leftOvers, [&](const std::string& name) { return !take(tree.partial.read(name)); });
-  return files;
+  return parts;
 }
 
 }  // namespace
@@ -33,17 +56,16 @@ Result<Basis> chooseBasis(TreeInMaking& tree, ParentCache& parents, uint32_t ind
   const uint32_t partner = tree.plan.partners[index];
   choice.live = partner != kNoEntry && tree.own.isRegular(partner) && tree.own.fileBytes(partner) > 0;
   choice.leftOvers = tree.partial.leftOvers(tree.wanted.path(index));
-  uint64_t bytes = 0;
-  DH_TRY(std::vector<File> files, openFiles(tree, parents, index, choice, bytes));
-  choice.blockBytes = files.empty() ? kMinBlockBytes : chooseBlockBytes(bytes);
-  if (files.empty()) return Basis();
-  return Basis::make(std::move(files), choice.blockBytes);
+  choice.journal = tree.partial.leftJournal(tree.wanted.path(index));
+  DH_TRY(Parts parts, openParts(tree, parents, index, choice));
+  choice.blockBytes = parts.files.empty() ? kMinBlockBytes : chooseBlockBytes(parts.bytes);
+  if (parts.files.empty()) return Basis();
+  return Basis::make(std::move(parts.files), choice.blockBytes, std::move(parts.overlay));
 }
 
 Result<Basis> openBasis(TreeInMaking& tree, ParentCache& parents, uint32_t index, BasisChoice& choice) {
-  uint64_t bytes = 0;
-  DH_TRY(std::vector<File> files, openFiles(tree, parents, index, choice, bytes));
-  return Basis::make(std::move(files), choice.blockBytes);
+  DH_TRY(Parts parts, openParts(tree, parents, index, choice));
+  return Basis::make(std::move(parts.files), choice.blockBytes, std::move(parts.overlay));
 }
 
 void RequestBook::add(uint32_t index, BasisChoice choice) {

@@ -15,6 +15,7 @@ namespace deltahop {
 /// What the basis of one file consists of.
 struct BasisChoice {
   bool live = false;                   // the file at the path itself is its first part
+  std::string journal;                 // of a patch in place that was cut: what it would have made of that file
   std::vector<std::string> leftOvers;  // what earlier transfers left, the others
   uint32_t blockBytes = 0;
 };

@@ -157,16 +157,15 @@ Metadata metadataOf(const Tree& tree, uint32_t index) {
 Status applyMetadata(int fd, const Metadata& metadata, const std::string& path, Notes& notes) {
   struct stat status{};
   if (::fstat(fd, &status) != 0) return systemError(errno, "stat " + path);
-  if (!sameOwner(status, metadata) && ::fchown(fd, metadata.uid, metadata.gid) != 0) {
-    DH_CHECK(ownerFailed(errno, path, notes));
+  bool setsMode = (status.st_mode & 07777) != (metadata.mode & 07777);
+  if (!sameOwner(status, metadata)) {
+    if (::fchown(fd, metadata.uid, metadata.gid) != 0) DH_CHECK(ownerFailed(errno, path, notes));
+    // A change of owner clears set-user-id bits and capabilities, so everything else comes after it.
+    setsMode |= (metadata.mode & (S_ISUID | S_ISGID)) != 0;
   }
-  // A change of owner clears set-user-id bits and capabilities, so everything else comes after it.
-  if (::fstat(fd, &status) != 0) return systemError(errno, "stat " + path);
-  if ((status.st_mode & 07777) != (metadata.mode & 07777) && ::fchmod(fd, metadata.mode & 07777) != 0) {
-    return systemError(errno, "change mode of " + path);
-  }
+  if (setsMode && ::fchmod(fd, metadata.mode & 07777) != 0) return systemError(errno, "change mode of " + path);
   DH_CHECK(applyXattrs(XattrTarget(fd), *metadata.xattrs, path, notes));
-  if (::fstat(fd, &status) != 0) return systemError(errno, "stat " + path);
+  // None of these has changed the mtime.
   if (status.st_mtim.tv_sec != metadata.mtimeSeconds || status.st_mtim.tv_nsec != metadata.mtimeNanoseconds) {
     const struct timespec times[2] = {{0, UTIME_OMIT}, {metadata.mtimeSeconds, metadata.mtimeNanoseconds}};
     if (::futimens(fd, times) != 0) return systemError(errno, "set times of " + path);

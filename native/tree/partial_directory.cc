@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <optional>
+#include <utility>
 
 #include "base/hex.h"
 #include "hash/blake3.h"
@@ -15,14 +17,28 @@ namespace {
 
 constexpr size_t kKeyBytes = 16;
 constexpr size_t kKeyDigits = 2 * kKeyBytes;
+constexpr std::string_view kJournalSuffix = ".journal";
 
-// <32 hex digits of the path's BLAKE3>.<number>
 std::string keyOf(const std::string& path) {
   const Digest digest = blake3({reinterpret_cast<const uint8_t*>(path.data()), path.size()});
   return toHex(ByteSpan(digest).first(kKeyBytes));
 }
 
+// <32 hex digits of the path's BLAKE3>.<number>, with .journal behind it for a journal.
+std::optional<uint64_t> numberOf(std::string_view name) {
+  if (PartialDirectory::isJournalName(name)) name.remove_suffix(kJournalSuffix.size());
+  uint64_t number = 0;
+  const char* end = name.data() + name.size();
+  const bool ours = name.size() > kKeyDigits + 1 && name[kKeyDigits] == '.' &&
+                    std::from_chars(name.data() + kKeyDigits + 1, end, number).ptr == end;
+  return ours ? std::optional(number) : std::nullopt;
+}
+
 }  // namespace
+
+bool PartialDirectory::isJournalName(std::string_view name) {
+  return name.ends_with(kJournalSuffix);
+}
 
 Result<PartialDirectory> PartialDirectory::open(const Directory& root) {
   PartialDirectory partial;
@@ -37,16 +53,26 @@ Result<PartialDirectory> PartialDirectory::open(const Directory& root) {
   partial.directory_ = std::move(directory).value();
   DH_TRY(const std::vector<std::string> names, partial.directory_.names());
   for (const std::string& name : names) {
-    uint64_t number = 0;
-    const char* end = name.data() + name.size();
-    const bool ours = name.size() > kKeyDigits + 1 && name[kKeyDigits] == '.' &&
-                      std::from_chars(name.data() + kKeyDigits + 1, end, number).ptr == end;
-    if (!ours) {
+    const auto number = numberOf(name);
+    if (!number.has_value()) {
       DH_CHECK(partial.directory_.removeTree(name));
       continue;
     }
-    partial.known_[name.substr(0, kKeyDigits)].push_back(name);
-    partial.nextNumber_ = std::max(partial.nextNumber_, number + 1);
+    const std::string key = name.substr(0, kKeyDigits);
+    partial.nextNumber_ = std::max(partial.nextNumber_, *number + 1);
+    if (!isJournalName(name)) {
+      partial.known_[key].push_back(name);
+      continue;
+    }
+    std::string& journal = partial.journals_[key];
+    if (journal.empty()) {
+      journal = name;
+      continue;
+    }
+    // Two of them: the second was cut as well, and may not have come as far as the first.
+    DH_TRY(const struct stat first, partial.directory_.status(journal));
+    DH_TRY(const struct stat second, partial.directory_.status(name));
+    partial.remove(second.st_size > first.st_size ? std::exchange(journal, name) : name);
   }
   return partial;
 }
@@ -89,6 +115,21 @@ Result<File> PartialDirectory::create(const std::string& path, std::string& name
   return directory_.open(name, O_RDWR | O_CREAT | O_EXCL, 0600);
 }
 
+std::string PartialDirectory::leftJournal(const std::string& path) const {
+  const std::lock_guard lock(*mutex_);
+  if (journals_.empty()) return {};
+  const auto at = journals_.find(keyOf(path));
+  return at == journals_.end() ? std::string() : at->second;
+}
+
+Result<File> PartialDirectory::createJournal(const std::string& path, std::string& name) {
+  const std::lock_guard lock(*mutex_);
+  DH_CHECK(make());
+  name = keyOf(path) + "." + std::to_string(nextNumber_++);
+  name += kJournalSuffix;
+  return directory_.open(name, O_RDWR | O_CREAT | O_EXCL, 0600);
+}
+
 Result<std::string> PartialDirectory::freeName() {
   const std::lock_guard lock(*mutex_);
   DH_CHECK(make());
@@ -112,17 +153,23 @@ void PartialDirectory::unlink(const std::string& name) {
 
 void PartialDirectory::removeLeftOvers(const std::string& path) {
   const std::lock_guard lock(*mutex_);
-  if (known_.empty()) return;
-  const auto at = known_.find(keyOf(path));
-  if (at == known_.end()) return;
-  for (const std::string& name : at->second) unlink(name);
-  known_.erase(at);
+  if (known_.empty() && journals_.empty()) return;
+  const std::string key = keyOf(path);
+  if (const auto at = known_.find(key); at != known_.end()) {
+    for (const std::string& name : at->second) unlink(name);
+    known_.erase(at);
+  }
+  if (const auto at = journals_.find(key); at != journals_.end()) {
+    unlink(at->second);
+    journals_.erase(at);
+  }
 }
 
 Status PartialDirectory::removeAll() {
   if (!directory_.isOpen()) return {};
   directory_ = Directory();
   known_.clear();
+  journals_.clear();
   DH_CHECK(root_->removeTree(kPartialDirectory));
   return {};
 }

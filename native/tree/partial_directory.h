@@ -4,6 +4,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -27,6 +28,11 @@ class PartialDirectory {
   Result<File> read(const std::string& name) const;
   /// A new, empty, private file for this path; `name` is set to its name here.
   Result<File> create(const std::string& path, std::string& name);
+  /// The journal (io/patch_journal.h) that an earlier transfer left for this path; empty if there is none.
+  std::string leftJournal(const std::string& path) const;
+  /// A new, empty file for a journal for this path.
+  Result<File> createJournal(const std::string& path, std::string& name);
+  static bool isJournalName(std::string_view name);
   /// A name here for an entry of another kind, free of whatever an earlier transfer left under it.
   Result<std::string> freeName();
   void remove(const std::string& name);
@@ -48,6 +54,7 @@ class PartialDirectory {
   const Directory* root_ = nullptr;
   Directory directory_;
   std::unordered_map<std::string, std::vector<std::string>> known_;  // key of a path → names
+  std::unordered_map<std::string, std::string> journals_;            // key of a path → name
   uint64_t nextNumber_ = 0;
 };
 

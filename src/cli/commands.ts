@@ -23,6 +23,7 @@ Exit codes:
   1    the operation failed; the message says why and what to do
   2    the command line is not right
   23   sync: done in part
+  25   sync: nothing deleted, it would have been more than --max-delete allows
   130  interrupted
 
 With --json every command prints JSON objects, one a line, on standard output; a failure is one of type "error".`;

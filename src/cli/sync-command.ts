@@ -2,6 +2,7 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { permittedAddress } from '../agent/peers.js';
 import { loadEngine, type OperationOptions, type OperationReport, type Progress } from '../engine/engine.js';
+import { DeltahopError } from '../errors.js';
 import {
   awaitGreeting,
   type PeerSync,
@@ -15,7 +16,7 @@ import { commandWords, startRemote } from '../transport/ssh.js';
 import { stdioStream } from '../transport/stdio.js';
 import type { TransportStream } from '../transport/stream.js';
 import { connectTcp } from '../transport/tcp.js';
-import { syncPreamble } from '../wire/messages.js';
+import { maxSilenceMs, minSilenceMs, syncPreamble } from '../wire/messages.js';
 import { bytesText, durationText, eventView, jsonLine, printable } from './render.js';
 import { exitCodes, type Surroundings } from './surroundings.js';
 import { type Location, parseLocation } from './sync-location.js';
@@ -29,13 +30,17 @@ const shortWarnings = 3;
 
 interface SyncFlags {
   delete?: boolean;
+  maxDelete?: number;
+  inplace?: boolean;
   dryRun?: boolean;
   itemize?: boolean;
   checksum?: boolean;
   bwlimit?: number;
+  timeout?: number;
   fsync?: boolean;
   stats?: boolean;
   progress?: boolean;
+  humanReadable?: boolean;
   verbose?: boolean;
   quiet?: boolean;
   rsh?: string[];
@@ -61,6 +66,7 @@ Exit codes:
   1    failed; the message says why and what to do
   2    the command line is not right
   23   done in part: something could not be read, changed while it was read or could not be made; warnings say what
+  25   nothing was deleted, as it would have been more than --max-delete allows
   130  interrupted
 
 Examples:
@@ -77,13 +83,21 @@ export function addSyncCommand(program: Command, around: Surroundings, done: (co
     .argument('[src]', 'what is copied', readLocation)
     .argument('[dest]', 'where it goes', readLocation)
     .option('--delete', 'delete what DEST has and SRC has not')
+    .option('--max-delete <n>', 'with --delete: if more than N entries would go, delete none', readCount)
+    .option('--inplace', 'nobody uses DEST meanwhile: patch larger files where they lie')
     .option('-n, --dry-run', 'change nothing; with -i, say what would change')
     .option('-i, --itemize', "say what changes, in rsync's notation")
     .option('-c, --checksum', 'compare files by their contents, not by size and time')
     .option('--bwlimit <rate>', 'bound of each direction, in KiB/s or with a suffix: 500k, 1.5m', readRate)
+    .option(
+      '--timeout <seconds>',
+      'give up when nothing came from the other side for so long (default: 10)',
+      readTimeout,
+    )
     .option('--fsync', 'done means: on stable storage')
     .option('--stats', 'say at the end what was read, found and sent')
-    .option('--progress', 'show progress where there is no terminal, too')
+    .option('-h, --human-readable', 'figures of --stats with units')
+    .option('-P, --progress', 'show progress where there is no terminal, too')
     .option('-v, --verbose', 'name what is copied and deleted, and all warnings')
     .option('-q, --quiet', 'say nothing but errors')
     .option('-e, --rsh <command>', 'the program to use in place of ssh, with its arguments', readWords)
@@ -92,6 +106,8 @@ export function addSyncCommand(program: Command, around: Surroundings, done: (co
     .option('-a, --archive', 'always so; for the habit of it')
     .option('-z, --compress', 'always so, as far as it helps; for the habit of it')
     .addOption(new Option('--server', 'speak to a client on standard input and output').hideHelp())
+    // To rsync's users -h is for figures.
+    .helpOption('--help', 'display help for command')
     .addHelpText('after', help)
     .action(async (src: Location | undefined, dest: Location | undefined, _flags: object, command: Command) => {
       const flags = command.optsWithGlobals<SyncFlags>();
@@ -108,6 +124,10 @@ export function addSyncCommand(program: Command, around: Surroundings, done: (co
           return command.error('error: the source or the destination must be on this machine');
         }
         done(await sync(src, dest, flags, around, stop.signal));
+      } catch (cause) {
+        // Ctrl-C reaches ssh as well: that its connection broke is then no news.
+        if (!stop.signal.aborted) throw cause;
+        throw new DeltahopError('DELTAHOP_E_CANCELLED', 'the sync was interrupted', { cause });
       } finally {
         off();
       }
@@ -123,18 +143,22 @@ async function sync(
 ): Promise<number> {
   const options: SyncOptions = {
     deleteOthers: flags.delete === true,
+    maxDeletes: flags.maxDelete ?? null,
+    inPlace: flags.inplace === true,
     dryRun: flags.dryRun === true,
     itemize: flags.itemize === true || flags.verbose === true || (flags.dryRun === true && flags.json === true),
     verify: flags.checksum === true,
     durable: flags.fsync === true,
     bytesPerSecond: flags.bwlimit ?? null,
+    silenceMs: flags.timeout ?? null,
   };
   const startedAtMs = performance.now();
   const report = await watched(flags, around, signal, (operation) => run(src, dest, options, flags, operation));
   const ms = performance.now() - startedAtMs;
   if (flags.json === true) tellJson(report, ms, flags, src.kind === 'local' && dest.kind !== 'local', around);
   else if (flags.quiet !== true) tell(report, ms, flags, src.kind === 'local' && dest.kind !== 'local', around);
-  return report.isComplete ? exitCodes.ok : exitCodes.partial;
+  if (!report.isComplete) return exitCodes.partial;
+  return (report.receiver.statistics['deletesRefused'] ?? 0) > 0 ? exitCodes.tooManyDeletes : exitCodes.ok;
 }
 
 async function run(
@@ -217,7 +241,7 @@ function tell(report: SyncReport, ms: number, flags: SyncFlags, pushes: boolean,
   const shown = flags.verbose === true || !report.isComplete ? notes : notes.slice(0, shortWarnings);
   for (const note of shown) around.stderr.write(`warning: ${printable(note)}\n`);
   if (shown.length < notes.length) around.stderr.write(`warning: ${notes.length - shown.length} more; -v shows them\n`);
-  if (flags.stats === true) around.stdout.write(statsText(report, ms));
+  if (flags.stats === true) around.stdout.write(statsText(report, ms, flags.humanReadable === true));
   if (flags.verbose === true || around.stderr.isTTY === true) {
     around.stderr.write(`${summaryText(report, ms, flags.dryRun === true)}\n`);
   }
@@ -285,7 +309,8 @@ function figuresOf({ sender, receiver }: SyncReport) {
   };
 }
 
-function statsText(report: SyncReport, ms: number): string {
+function statsText(report: SyncReport, ms: number, humanReadable: boolean): string {
+  const bytes = (count: number): string => (humanReadable ? bytesText(count) : `${count} bytes`);
   const figures = figuresOf(report);
   const traffic = report.bytesSent + report.bytesReceived;
   const rows: [string, string][] = [
@@ -293,12 +318,12 @@ function statsText(report: SyncReport, ms: number): string {
     ['files sent', String(figures.filesSent)],
     ['entries deleted', String(figures.deletedEntries)],
     ['files repaired', String(figures.repairedFiles)],
-    ['size', `${figures.totalBytes} bytes`],
-    ['literal', `${figures.literalBytes} bytes`],
-    ['matched', `${figures.matchedBytes} bytes`],
-    ['zeros', `${figures.zeroBytes} bytes`],
-    ['sent', `${report.bytesSent} bytes`],
-    ['received', `${report.bytesReceived} bytes`],
+    ['size', bytes(figures.totalBytes)],
+    ['literal', bytes(figures.literalBytes)],
+    ['matched', bytes(figures.matchedBytes)],
+    ['zeros', bytes(figures.zeroBytes)],
+    ['sent', bytes(report.bytesSent)],
+    ['received', bytes(report.bytesReceived)],
     ['time', durationText(ms)],
     ['speed-up', traffic === 0 ? '-' : (figures.totalBytes / traffic).toFixed(2)],
   ];
@@ -318,6 +343,20 @@ function readLocation(text: string): Location {
 
 function readWords(text: string): string[] {
   return orInvalid(() => commandWords(text));
+}
+
+function readCount(text: string): number {
+  const count = Number(text);
+  if (/^\d+$/.test(text) && Number.isSafeInteger(count)) return count;
+  throw new InvalidArgumentError('A whole number is needed.');
+}
+
+/** In milliseconds; 0 is no other than the usual time. */
+function readTimeout(text: string): number | undefined {
+  const ms = readCount(text) * 1000;
+  if (ms === 0) return undefined;
+  if (ms >= minSilenceMs && ms <= maxSilenceMs) return ms;
+  throw new InvalidArgumentError(`From ${minSilenceMs / 1000} to ${maxSilenceMs / 1000} seconds.`);
 }
 
 /** As rsync reads it: KiB without a suffix; K, M, G are powers of 1024, KB, MB, GB of 1000; 0 is no bound. In bytes/s. */

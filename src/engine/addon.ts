@@ -89,6 +89,8 @@ export interface Addon {
       entryName: string | null;
       durable: boolean;
       deleteOthers: boolean;
+      maxDeletes: number;
+      inPlace: boolean;
       dryRun: boolean;
       itemize: boolean;
       recordPath: string | null;

@@ -95,6 +95,8 @@ class NativeEngine implements Engine {
       entryName: options.entryName ?? null,
       durable: options.durable ?? false,
       deleteOthers: options.deleteOthers ?? true,
+      maxDeletes: options.maxDeletes ?? Number.MAX_SAFE_INTEGER,
+      inPlace: options.inPlace ?? false,
       dryRun: options.dryRun ?? false,
       itemize: options.itemize ?? false,
       recordPath: options.recordPath ?? null,

@@ -105,6 +105,14 @@ export interface ReceiveOptions extends OperationOptions, TreePart {
    * something else.
    */
   deleteOthers?: boolean;
+  /** If more entries than this would be deleted, none is: the report's `deletesRefused` says how many. No bound when absent. */
+  maxDeletes?: number;
+  /**
+   * Nobody uses the tree meanwhile: a larger file that is there already is patched where it lies, by way of a journal, so
+   * that its inode stays and only what differs is written. A file is old until its delta has come whole; a kill in the
+   * moment of writing is finished by the next receive into the same tree.
+   */
+  inPlace?: boolean;
   /** Nothing is written, made or deleted, nor any content sent. */
   dryRun?: boolean;
   /** List the changes in the report's `items`. */

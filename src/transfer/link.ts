@@ -55,7 +55,7 @@ export class Link {
   ownProgress = 0;
 
   readonly #stream: TransportStream;
-  readonly #times: LinkTimes;
+  #times: LinkTimes;
   readonly #reader = new FrameReader();
   readonly #inbox: Message[] = [];
   readonly #resolveEnded: (error: DeltahopError | null) => void;
@@ -111,6 +111,11 @@ export class Link {
   /** Why the link ended; null while it lives and after a close in good order. */
   get error(): DeltahopError | null {
     return this.#error;
+  }
+
+  /** From now on the link is dead when nothing came for so long. */
+  limitSilence(silenceMs: number): void {
+    this.#times = { ...this.#times, silenceMs };
   }
 
   /** The largest data frame that the peer takes, as it said in its hello. */

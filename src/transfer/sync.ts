@@ -34,6 +34,10 @@ import { type SourceShape, type SyncFiles, type SyncPlace, shapeOf, UserFiles } 
 export interface SyncOptions {
   /** What the source lacks goes at the target. */
   deleteOthers: boolean;
+  /** If more entries would be deleted, none is; null for no bound. */
+  maxDeletes: number | null;
+  /** Nobody uses the target meanwhile: larger files are patched where they lie. */
+  inPlace: boolean;
   /** Nothing is written. */
   dryRun: boolean;
   /** List the changes. */
@@ -44,6 +48,8 @@ export interface SyncOptions {
   durable: boolean;
   /** Bound of each side's sending; null for none. */
   bytesPerSecond: number | null;
+  /** The link is dead when nothing came for so long; null for the usual time. */
+  silenceMs: number | null;
 }
 
 /** How a sync ended. */
@@ -137,7 +143,8 @@ export async function syncWithPeer(
   signal?.addEventListener('abort', onAbort, { once: true });
   let kind: SourceShape['kind'] | null;
   try {
-    const { deleteOthers, dryRun, itemize, verify, bytesPerSecond } = options;
+    const { durable: _begin, ...openOptions } = options;
+    if (options.silenceMs !== null) link.limitSilence(options.silenceMs);
     link.send({
       type: 'open',
       ...ownVersions,
@@ -146,7 +153,7 @@ export async function syncWithPeer(
       path: remotePath,
       direction,
       source: source?.shape ?? null,
-      options: { deleteOthers, dryRun, itemize, verify, bytesPerSecond },
+      options: openOptions,
     });
     const opened = await link.expect('opened', times.handshakeMs * 2);
     try {
@@ -281,6 +288,7 @@ export async function serveSync(
     const protocol = negotiateVersion(ownVersions, open);
     requireCommonFormat(open.formats);
     link.limitDataFrames(open.limits.maxDataFrameBytes);
+    if (open.options.silenceMs !== null) link.limitSilence(open.options.silenceMs);
     const files = offer.files(open.module, open.direction);
     const source = open.source === null ? await files.source(open.path) : null;
     const place = source ?? (await files.target(open.path, open.source as SourceShape));
@@ -338,8 +346,12 @@ function sendOptions({ part }: SyncPlace, { verify }: SyncOptions): SendOptions 
   return { ...part, verify, allowChanging: true };
 }
 
-function receiveOptions({ part }: SyncPlace, { deleteOthers, dryRun, itemize, durable }: SyncOptions): ReceiveOptions {
-  return { ...part, deleteOthers, dryRun, itemize, durable };
+function receiveOptions(
+  { part }: SyncPlace,
+  { deleteOthers, maxDeletes, inPlace, dryRun, itemize, durable }: SyncOptions,
+): ReceiveOptions {
+  const bound = maxDeletes === null ? {} : { maxDeletes };
+  return { ...part, ...bound, deleteOthers, inPlace, dryRun, itemize, durable };
 }
 
 function bounded(stream: Duplex, { bytesPerSecond }: SyncOptions): Duplex {

@@ -50,6 +50,9 @@ const identity = {
     maxDataFrameBytes: z.int().min(1024).max(maxDataPayloadBytes),
   }),
 };
+/** Bounds of what a client may ask of a server's patience. */
+export const minSilenceMs = 5000;
+export const maxSilenceMs = 3_600_000;
 const failure = z.object({ code: z.string().min(1).max(64), message: z.string().max(4096) });
 const progress = z.number().min(0).max(Number.MAX_SAFE_INTEGER);
 
@@ -113,11 +116,17 @@ const schemas = {
       source: treeSource.nullable(),
       options: z.object({
         deleteOthers: z.boolean(),
+        /** If more entries would be deleted, none is; null for no bound. */
+        maxDeletes: z.int().min(0).nullable(),
+        /** The receiver patches larger files where they lie. */
+        inPlace: z.boolean(),
         dryRun: z.boolean(),
         itemize: z.boolean(),
         verify: z.boolean(),
         /** Bound of the server's own sending; null for none. */
         bytesPerSecond: z.int().min(1024).nullable(),
+        /** The link is dead when nothing came for so long; null for the usual time. */
+        silenceMs: z.int().min(minSilenceMs).max(maxSilenceMs).nullable(),
       }),
     })
     .refine((open) => open.minProtocol <= open.protocol, 'minProtocol is above protocol')

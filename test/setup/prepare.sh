@@ -40,6 +40,7 @@ packages=(
   acl        # setfacl: trees with POSIX ACLs
   attr       # setfattr: trees with extended attributes
   libcap2-bin # setcap: trees with file capabilities
+  xfsprogs   # mkfs.xfs: a file system that shares blocks
   rsync      # the other program that says whether two trees are equal
   spin       # checks the model of the hand-off
   openssh-client # sync over ssh, the client

@@ -1,8 +1,11 @@
 /** The command lines of sync and serve, and what they print. */
+import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import pino from 'pino';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -10,6 +13,7 @@ import { run } from '../../../src/cli/commands.js';
 import { parseLocation } from '../../../src/cli/sync-location.js';
 import { isDeltahopError } from '../../../src/errors.js';
 import { commandWords, startRemote } from '../../../src/transport/ssh.js';
+import { noise } from '../../support/edits.js';
 import { withScratch } from '../../support/scratch.js';
 
 const test = suite('cli/sync');
@@ -93,7 +97,7 @@ test('both commands have help with examples, and sync tells its exit codes', asy
     assert.is(code, 0);
     assert.match(out, new RegExp(`\nExamples:\n {2}deltahop ${command} `));
     assert.match(out, /--json/);
-    if (command === 'sync') for (const exit of [0, 1, 2, 23, 130]) assert.match(out, new RegExp(`\n {2}${exit} `));
+    if (command === 'sync') for (const exit of [0, 1, 2, 23, 25, 130]) assert.match(out, new RegExp(`\n {2}${exit} `));
   }
 });
 
@@ -106,7 +110,9 @@ test('a wrong command line exits with 2', async () => {
     [['sync', '--bwlimit', 'fast', 'a', 'b'], /suffix of K, M or G/],
     [['sync', '--bwlimit', '0.5', 'a', 'b'], /At least 1 KiB/],
     [['sync', '-e', '"', 'a', 'h:b'], /is not a command/],
-    [['sync', '--inplace', 'a', 'b'], /unknown option/],
+    [['sync', '--exclude', 'a', 'b'], /unknown option/],
+    [['sync', '--timeout', '4', 'a', 'b'], /From 5 to 3600 seconds/],
+    [['sync', '--max-delete', '-1', 'a', 'b'], /A whole number/],
     [['serve', '--listen', '127.0.0.1:0'], /required option '--module/],
     [['serve', '--listen', '127.0.0.1:0', '--module', 'x'], /Write NAME=DIR/],
     [['serve', '--listen', '127.0.0.1:0', '--module', '../x=/tmp'], /A module name/],
@@ -168,6 +174,34 @@ test('what is printed: changes, names, warnings, statistics, JSON; and how it ex
     assert.is((JSON.parse(failed.out) as { code: string }).code, 'DELTAHOP_E_NOT_FOUND');
   }));
 
+test('in place keeps the inode, -h gives units, and too many deletions are none', () =>
+  withScratch(async (directory) => {
+    const source = join(directory, 'source');
+    const target = join(directory, 'target');
+    for (const path of [source, target]) mkdirSync(path);
+    const content = noise(1, 1_000_000);
+    writeFileSync(join(target, 'disk'), content);
+    for (const name of ['a', 'b']) writeFileSync(join(target, name), name);
+    const before = statSync(join(target, 'disk')).ino;
+    content.fill(7, 500_000, 500_100);
+    // Written within one tick of the clock, only another size tells them apart.
+    const changed = Buffer.concat([content, noise(2, 10)]);
+    writeFileSync(join(source, 'disk'), changed);
+    const done = await deltahop([
+      ...['sync', '--inplace', '--delete', '--max-delete', '1', '-h', '--stats', '-P', '--timeout', '60'],
+      ...[`${source}/`, target],
+    ]);
+    assert.is(done.code, 25, done.err);
+    assert.match(done.err, /warning: nothing was deleted: it would have been 2 entries/);
+    assert.match(done.out, /^size +1 MB$/m);
+    assert.ok(existsSync(join(target, 'a')));
+    assert.ok(readFileSync(join(target, 'disk')).equals(changed));
+    assert.is(statSync(join(target, 'disk')).ino, before);
+    const two = await deltahop(['sync', '--delete', '--max-delete', '2', `${source}/`, target]);
+    assert.is(two.code, 0, two.err);
+    assert.not(existsSync(join(target, 'a')));
+  }));
+
 test('serve says where it listens, serves sync, and ends at an interrupt', () =>
   withScratch(async (directory) => {
     const served = join(directory, 'served');
@@ -212,6 +246,24 @@ test('an interrupt ends a sync with 130', () =>
     });
     assert.is(code, 130, out.join(''));
     mute.close();
+  }));
+
+test('an interrupt from the terminal, which reaches ssh too, ends a sync with 130', () =>
+  withScratch(async (directory) => {
+    const shell = join(directory, 'shell');
+    writeFileSync(shell, '#!/bin/sh\nprintf DHS1\nexec sleep 60\n');
+    chmodSync(shell, 0o755);
+    const program = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url));
+    const child = spawn(process.execPath, [program, 'sync', '-e', shell, directory, 'host:x'], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      detached: true,
+    });
+    const ended = once(child, 'close');
+    const isSleeping = () => spawnSync('pgrep', ['-g', String(child.pid), 'sleep']).status === 0;
+    while (!isSleeping()) await delay(20);
+    await delay(200);
+    process.kill(-(child.pid ?? 0), 'SIGINT');
+    assert.equal(await ended, [130, null]);
   }));
 
 test('a shell in place of ssh: what fails there is told', () =>

@@ -23,12 +23,16 @@ const test = suite('transfer/sync-serve');
 const engine = loadEngine();
 const plain: SyncOptions = {
   deleteOthers: false,
+  maxDeletes: null,
+  inPlace: false,
   dryRun: false,
   itemize: true,
   verify: false,
   durable: false,
   bytesPerSecond: null,
+  silenceMs: null,
 };
+const { durable: _durable, ...openOptions } = plain;
 
 /** A server of two modules over a scratch directory, and how to use it. */
 interface World {
@@ -221,7 +225,7 @@ test('a client that speaks the protocol and means no good gets nothing', () =>
       path: '',
       direction: 'send',
       source: { kind: 'directory', name: 'x' },
-      options: { deleteOthers: true, dryRun: false, itemize: false, verify: false, bytesPerSecond: null },
+      options: { ...openOptions, deleteOthers: true },
     };
     const before = describeTree(files) + describeTree(frozen);
     const wrong: object[] = [
@@ -284,7 +288,7 @@ test('more connections than allowed are told that the server is busy', () =>
       path: '',
       direction: 'receive',
       source: null,
-      options: { deleteOthers: false, dryRun: false, itemize: false, verify: false, bytesPerSecond: null },
+      options: { ...openOptions, deleteOthers: false },
     });
     await link.expect('opened', 10_000);
     const peer = { direction: 'receive' as const, localPath: join(here, 'file'), remotePath: 'file' };

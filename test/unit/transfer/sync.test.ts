@@ -27,11 +27,14 @@ const test = suite('transfer/sync');
 const engine = loadEngine();
 const plain: SyncOptions = {
   deleteOthers: false,
+  maxDeletes: null,
+  inPlace: false,
   dryRun: false,
   itemize: true,
   verify: false,
   durable: false,
   bytesPerSecond: null,
+  silenceMs: null,
 };
 
 async function sync(from: string, to: string, options: Partial<SyncOptions> = {}): Promise<SyncReport> {
