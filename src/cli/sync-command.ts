@@ -1,4 +1,5 @@
 /** `deltahop sync`: one directory or file made equal to another, here or elsewhere. */
+import { setTimeout as delay } from 'node:timers/promises';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { permittedAddress } from '../agent/peers.js';
 import { loadEngine, type OperationOptions, type OperationReport, type Progress } from '../engine/engine.js';
@@ -22,6 +23,7 @@ import { exitCodes, type Surroundings } from './surroundings.js';
 import { type Location, parseLocation } from './sync-location.js';
 
 const connectMs = 20_000;
+const interruptLagMs = 50;
 const progressPauseMs = 200;
 /** Characters of an item in front of its path: what happens, what it is, what differs, a blank. */
 const itemCodeUnits = 12;
@@ -125,7 +127,8 @@ export function addSyncCommand(program: Command, around: Surroundings, done: (co
         }
         done(await sync(src, dest, flags, around, stop.signal));
       } catch (cause) {
-        // Ctrl-C reaches ssh as well: that its connection broke is then no news.
+        // Ctrl-C reaches ssh as well: that its connection broke is then no news, though it may be heard of first.
+        await delay(interruptLagMs);
         if (!stop.signal.aborted) throw cause;
         throw new DeltahopError('DELTAHOP_E_CANCELLED', 'the sync was interrupted', { cause });
       } finally {

@@ -262,7 +262,8 @@ test('an interrupt from the terminal, which reaches ssh too, ends a sync with 13
     const isSleeping = () => spawnSync('pgrep', ['-g', String(child.pid), 'sleep']).status === 0;
     while (!isSleeping()) await delay(20);
     await delay(200);
-    process.kill(-(child.pid ?? 0), 'SIGINT');
+    assert.ok(child.pid !== undefined);
+    process.kill(-child.pid, 'SIGINT');
     assert.equal(await ended, [130, null]);
   }));
 
