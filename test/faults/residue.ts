@@ -1,6 +1,7 @@
 /** What nodes have more than a service that runs on one of them and two agents at rest. */
-import { readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
+import { readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
+import { list, read, target } from '../support/volatile-files.js';
 import type { TestbedNode } from '../testbed/node.js';
 import type { Testbed } from '../testbed/testbed.js';
 
@@ -82,30 +83,6 @@ function cgroupsOf(node: TestbedNode, service: string, kind: 'payload' | 'monito
   const root = '/sys/fs/cgroup/freezer';
   const flat = list(root).length > 0 ? root : '/sys/fs/cgroup';
   return list(flat).filter((name) => ids.some((id) => name.startsWith(`lxc.${kind}.${id}`)));
-}
-
-function list(path: string): string[] {
-  try {
-    return readdirSync(path);
-  } catch {
-    return [];
-  }
-}
-
-function read(path: string): string {
-  try {
-    return readFileSync(path, 'utf8');
-  } catch {
-    return '';
-  }
-}
-
-function target(path: string): string {
-  try {
-    return readlinkSync(path);
-  } catch {
-    return '';
-  }
 }
 
 function exists(path: string): boolean {

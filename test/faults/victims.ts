@@ -1,6 +1,6 @@
 /** The processes of a node that take part in a migration, found by what they are called with. */
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
+import { list, read, target } from '../support/volatile-files.js';
 import { processStartTime } from '../testbed/remnants.js';
 
 /** `barrier` is the action script that CRIU waits for, `supervisor` the parent of lxc-checkpoint. */
@@ -27,7 +27,7 @@ export interface VictimPlace {
 export function findVictims(victim: Victim, { stateDirectory, service }: VictimPlace): FoundProcess[] {
   const workload = join(stateDirectory, 'services', service, 'workload');
   const found: FoundProcess[] = [];
-  for (const entry of readdirSync('/proc')) {
+  for (const entry of list('/proc')) {
     const pid = Number(entry);
     if (!Number.isInteger(pid)) continue;
     const argv = read(`/proc/${entry}/cmdline`).split('\0');
@@ -72,28 +72,6 @@ function parentName(pid: string): string {
 
 function socketsOf(pid: string): number {
   let sockets = 0;
-  for (const fd of list(`/proc/${pid}/fd`)) {
-    try {
-      if (readlinkSync(`/proc/${pid}/fd/${fd}`).startsWith('socket:')) sockets++;
-    } catch {
-      // closed meanwhile
-    }
-  }
+  for (const fd of list(`/proc/${pid}/fd`)) if (target(`/proc/${pid}/fd/${fd}`).startsWith('socket:')) sockets++;
   return sockets;
-}
-
-function list(path: string): string[] {
-  try {
-    return readdirSync(path);
-  } catch {
-    return [];
-  }
-}
-
-function read(path: string): string {
-  try {
-    return readFileSync(path, 'utf8');
-  } catch {
-    return '';
-  }
 }

@@ -1,6 +1,7 @@
 /** What a testbed has left on this machine; other testbeds and services of the machine are not looked at. */
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { list, read, target } from '../../support/volatile-files.js';
 import type { Testbed } from '../../testbed/testbed.js';
 
 /** Everything that still names a disposed testbed: network namespaces, mounts, loop devices, cgroups, processes,
@@ -46,28 +47,4 @@ function cgroupsOf(testbed: Testbed): string[] {
   // Version 1 has one tree a controller; containers are at the top, or below the cgroup of the session.
   visit('/sys/fs/cgroup', 4);
   return found;
-}
-
-function list(path: string): string[] {
-  try {
-    return readdirSync(path);
-  } catch {
-    return [];
-  }
-}
-
-function read(path: string): string {
-  try {
-    return readFileSync(path, 'latin1');
-  } catch {
-    return '';
-  }
-}
-
-function target(path: string): string {
-  try {
-    return readlinkSync(path);
-  } catch {
-    return '';
-  }
 }
