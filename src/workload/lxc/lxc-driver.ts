@@ -61,6 +61,9 @@ const localXattrs = ['trusted.overlay.origin', 'trusted.overlay.impure', 'truste
 /** Dumps that are made to undo one whose CRIU was killed. */
 const mendTries = 3;
 
+/** Times of files are those of the last tick, a hundredth of a second long at the most. */
+const fileTimeLagMs = 10;
+
 /** Files that CRIU writes beside the images. */
 const byproducts = ['dump.log', 'restore.log', 'stats-dump', 'stats-restore'];
 
@@ -473,7 +476,7 @@ export class LxcDriver implements WorkloadDriver {
         }
         const saverMs = (await barrier.timeOf('held')) - frozenAtMs;
         await this.#keepImages(layout);
-        const filesChanged = await madeNames(layout.memory);
+        const filesChanged = (await madeNames(layout.memory)) || (await wasInTmp(layout, frozenAtMs));
         return { instance: { trees: [memory] }, filesChanged, saverMs: Math.round(saverMs) };
       },
       commit: async () => {
@@ -785,6 +788,20 @@ async function wasKilledInDump({ operation }: LxcLayout): Promise<boolean> {
 
 async function removeByproducts(layout: LxcLayout): Promise<void> {
   for (const name of byproducts) await rm(join(layout.memory, name), { force: true });
+}
+
+/**
+ * Whether CRIU has been in the container's /tmp since the stop: to see what lies beneath a mount it makes a directory of
+ * its own there and removes it again (`cr-tmpfs.XXXXXX`, criu/mount.c), and what was sent meanwhile may hold that.
+ */
+async function wasInTmp(layout: LxcLayout, frozenAtMs: number): Promise<boolean> {
+  try {
+    const { ctimeMs } = await stat(join(layout.upper, 'tmp'));
+    return ctimeMs > frozenAtMs - fileTimeLagMs;
+  } catch (error) {
+    ignoreMissing(error);
+    return false;
+  }
 }
 
 /** A log's text, the end of it if it is very long; nothing if there is none. */
