@@ -332,7 +332,8 @@ check('says what stands between two machines', async () => {
   assert.equal(await bad({}, { ...service, settings: { ip: '10.91.0.25/24' } }), ['address'], 'another has it');
   assert.equal(await bad({}, holder), [], 'it is its own');
   const { memoryBytes, memorySample } = await driver.measure(holder);
-  assert.ok(memoryBytes > 1 << 20 && memorySample.length > 1 << 16 && memorySample.length <= 3 << 20);
+  const sizes = `${memoryBytes} bytes, of which ${memorySample.length} are the sample`;
+  assert.ok(memoryBytes > 1 << 20 && memorySample.length > 1 << 16 && memorySample.length <= 3 << 20, sizes);
   await driver.stop(holder);
 });
 

@@ -61,8 +61,8 @@ async function sampleOf(
   } finally {
     for (const file of files.values()) await Promise.all([file?.pagemap.close(), file?.memory.close()]);
   }
-  // Too much was present: every so many pieces stand for all.
-  const every = Math.max(1, Math.ceil((pieces.length * pageBytes) / sampleBytes / runPages));
+  // Too much was present: every so many runs stand for all.
+  const every = Math.max(1, Math.ceil((pieces.length * pageBytes) / sampleBytes));
   return Buffer.concat(pieces.filter((_, index) => Math.floor(index / runPages) % every === 0));
 }
 
