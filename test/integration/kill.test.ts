@@ -30,7 +30,7 @@ const program = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url))
 const points = Number(process.env['DELTAHOP_KILL_POINTS'] ?? 12);
 const seed = Number(process.env['DELTAHOP_KILL_SEED'] ?? randomInt(1, 2 ** 31));
 /** So fast that a point can be hit, so slow that the receiver keeps up: what it has not read is lost with it. */
-const linkBytesPerSecond = 16 * 1024 * 1024;
+const linkBytesPerSecond = 4 << 20;
 /** What may be under way when the link is cut: one block of a delta or one batch of small files, and its frame. */
 const blockBytes = 320 * 1024;
 const pageBytes = 4096;
