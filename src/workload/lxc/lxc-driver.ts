@@ -577,6 +577,17 @@ export class LxcDriver implements WorkloadDriver {
     });
   }
 
+  /** Ends a restore that was not let go; the files stay. */
+  async #giveUpRestore(workload: Workload, layout: LxcLayout, cgroup: Cgroup, barrier: Barrier): Promise<void> {
+    try {
+      await barrier.decide('abort');
+      await barrier.ended(limits.settle);
+      await this.#clearRestore(layout, cgroup);
+    } finally {
+      this.#end(workload);
+    }
+  }
+
   #arranged(
     workload: Workload,
     layout: LxcLayout,
@@ -584,15 +595,7 @@ export class LxcDriver implements WorkloadDriver {
     cgroup: Cgroup,
     barrier: Barrier,
   ): ArrangedWorkload {
-    const giveUp = async (): Promise<void> => {
-      try {
-        await barrier.decide('abort');
-        await barrier.ended(limits.settle);
-        await this.#clearRestore(layout, cgroup);
-      } finally {
-        this.#end(workload);
-      }
-    };
+    const giveUp = (): Promise<void> => this.#giveUpRestore(workload, layout, cgroup, barrier);
     return {
       prepare: async (signal) => {
         try {
@@ -647,13 +650,7 @@ export class LxcDriver implements WorkloadDriver {
         if ((await verdictOf(layout.operation)) === 'commit') {
           throw new DeltahopError('DELTAHOP_E_RESTORE', `${workload.name} was let go already; stop it instead`);
         }
-        try {
-          await barrier.decide('abort');
-          await barrier.ended(limits.settle);
-          await this.#clearRestore(layout, cgroup);
-        } finally {
-          this.#end(workload);
-        }
+        await this.#giveUpRestore(workload, layout, cgroup, barrier);
       },
     };
   }
