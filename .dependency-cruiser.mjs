@@ -36,8 +36,8 @@ export default {
       name: 'only-the-daemon-knows-drivers',
       comment: 'a fourth driver must be one folder and one line in agent/daemon; everything else sees workload/driver',
       severity: 'error',
-      from: { path: '^src/', pathNot: '^src/(agent/daemon\\.ts|workload/(lxc|qemu|libvirt)/)' },
-      to: { path: '^src/workload/(lxc|qemu|libvirt)/' },
+      from: { path: '^src/', pathNot: '^src/(agent/daemon\\.ts|workload/(lxc|machine|qemu|libvirt)/)' },
+      to: { path: '^src/workload/(lxc|machine|qemu|libvirt)/' },
     },
     {
       name: 'only-drivers-start-processes',

@@ -1,16 +1,15 @@
 /** The programs that are compared, and how each is run with each of its settings. */
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { run } from '../test/testbed/command.js';
-import type { End } from './network.js';
 import type { Contender, Trial } from './rows.js';
 
 /** Where bench/setup/install-rsync.sh puts rsync. */
 export const rsyncProgram = '/opt/deltahop/rsync/bin/rsync';
 /** dist/bench/contenders.js is two below. */
 const project = fileURLToPath(new URL('../../', import.meta.url));
-const deltahop = [process.execPath, join(project, 'dist/src/cli/main.js')];
+const deltahop = [process.execPath, join(project, 'dist/program/cli/main.js')];
 
 /** Paths and addresses of one transfer. */
 export interface Places {
@@ -35,7 +34,7 @@ export interface Setting {
   /** The client's command line; it pushes the source to `tree`. */
   client(places: Places): string[];
   /** Beyond the ordinary environment. */
-  environment(places: Places, end: End): Record<string, string>;
+  environment(places: Places): Record<string, string>;
   /** What the client's output says of the program's own steps. */
   statistics(stdout: string): Trial['statistics'];
 }
@@ -67,8 +66,9 @@ function rsyncSetting(name: string, options: string[], holes: boolean): Setting 
       ];
     },
     client: ({ sourcePath, serverAddress, port }) => {
-      // The same fidelity and the same duties as deltahop's; holes only where there are any, since -S costs rsync time.
-      const all = ['-aHAX', '--numeric-ids', '--delete', ...(holes ? ['-S'] : []), ...options];
+      // The same fidelity and the same duties as deltahop's, nanoseconds included; holes only where there are any, since -S
+      // costs rsync time.
+      const all = ['-aHAX', '--numeric-ids', '--modify-window=-1', '--delete', ...(holes ? ['-S'] : []), ...options];
       return [rsyncProgram, ...all, `${sourcePath}/`, `rsync://${serverAddress}:${port}/module/tree/`];
     },
     environment: () => ({}),
@@ -81,19 +81,16 @@ function deltahopSetting(name: string, options: string[]): Setting {
     contender: 'deltahop',
     name,
     remembers: options.includes('--remember'),
-    server: ({ modulePath, serverAddress, port }) => {
+    server: ({ statePath, modulePath, serverAddress, port }) => {
       const where = ['--listen', `${serverAddress}:${port}`, '--module', `module=${modulePath}`];
+      if (options.includes('--remember')) where.push('--remember', join(statePath, 'server'));
       return [...deltahop, 'serve', ...where, '--insecure', '--json'];
     },
     client: ({ sourcePath, serverAddress, port }) => {
       const all = ['--delete', '--insecure', '--json', ...options];
       return [...deltahop, 'sync', ...all, `${sourcePath}/`, `deltahop://${serverAddress}:${port}/module/tree/`];
     },
-    environment: ({ statePath }, end) => {
-      const home = join(statePath, 'state', end);
-      mkdirSync(home, { recursive: true });
-      return { XDG_STATE_HOME: home };
-    },
+    environment: ({ statePath }) => ({ XDG_STATE_HOME: join(statePath, 'client') }),
     statistics: (stdout) => {
       const line = stdout
         .trimEnd()

@@ -5,6 +5,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { processStartTime } from '../test/testbed/remnants.js';
 
 const prefix = 'deltahop-bench-';
+const idlePauseMs = 200;
+/** Less in a pause is what timers cost. */
+const idleCpuMs = 2;
 
 function cgroupMount(): string {
   const lines = readFileSync('/proc/self/mountinfo', 'utf8').split('\n');
@@ -72,6 +75,15 @@ export class Meter {
   async quiet(count: number, timeoutMs: number): Promise<void> {
     for (const deadline = Date.now() + timeoutMs; this.pids().length > count; await sleep(5)) {
       if (Date.now() > deadline) throw new Error(`${this.pids().length - count} processes of the transfer do not end`);
+    }
+  }
+
+  /** Waits until what runs here uses no time for a while. Throws an Error if that takes longer than `timeoutMs`. */
+  async idle(timeoutMs: number): Promise<void> {
+    const deadline = Date.now() + timeoutMs;
+    for (let before = -1, now = this.cpuMs(); now - before > idleCpuMs; before = now, now = this.cpuMs()) {
+      if (Date.now() > deadline) throw new Error('the server does not come to rest');
+      await sleep(idlePauseMs);
     }
   }
 

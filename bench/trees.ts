@@ -25,10 +25,10 @@ export async function restoreTree(from: string | null, path: string): Promise<vo
 
 /**
  * Changes the tree at `path` into one equal to `to` as a program at work would: what stays the same is not touched, what
- * changes is written where it is.
+ * changes is written where it is. Whole files, as rsync's hashes are not to be trusted in a cell that is made of collisions.
  */
 export async function changeTree(path: string, to: string): Promise<void> {
-  const options = ['-aHAXS', '--numeric-ids', '--delete', '--modify-window=-1', '--inplace', '--no-whole-file'];
+  const options = ['-aHAXS', '--numeric-ids', '--delete', '--modify-window=-1', '--inplace', '--whole-file'];
   await run([rsyncProgram, ...options, `${to}/`, `${path}/`], { timeoutMs: hourMs });
 }
 

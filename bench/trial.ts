@@ -43,7 +43,7 @@ export async function runTrial(parts: TrialParts): Promise<Trial> {
   const start = (end: End, argv: string[]): ChildProcess => {
     const [program = '', ...args] = [...network.prefix(end), ...meters[end].prefix(), ...argv];
     const file = openSync(output(end), 'w');
-    const env = { ...process.env, ...setting.environment(places, end) };
+    const env = { ...process.env, ...setting.environment(places) };
     const child = spawn(program, args, { stdio: ['ignore', file, file], env });
     closeSync(file);
     return child;
@@ -51,6 +51,8 @@ export async function runTrial(parts: TrialParts): Promise<Trial> {
   try {
     const server = start('server', setting.server(places));
     await listening(server, () => readFileSync(output('server'), 'utf8'));
+    // It listens before it has started all that waits for clients.
+    await meters.server.idle(startMs);
     // The last trial's and the preparation's writes are not this one's.
     await run(['sync', '-f', parts.modulePath], { timeoutMs: 600_000 });
     const serverProcesses = meters.server.pids().length;

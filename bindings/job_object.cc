@@ -74,6 +74,7 @@ Napi::Function JobObject::define(Napi::Env env) {
                          InstanceMethod<&JobObject::outputEnded>("outputEnded"),
                          InstanceMethod<&JobObject::unreadInput>("unreadInput"),
                          InstanceMethod<&JobObject::cancel>("cancel"),
+                         InstanceMethod<&JobObject::close>("close"),
                      });
 }
 
@@ -166,6 +167,10 @@ Napi::Value JobObject::unreadInput(const Napi::CallbackInfo& info) {
 
 void JobObject::cancel(const Napi::CallbackInfo&) {
   if (job_ != nullptr) job_->cancel();
+}
+
+void JobObject::close(const Napi::CallbackInfo&) {
+  endNow();
 }
 
 }  // namespace deltahop::bindings

@@ -11,9 +11,10 @@
 namespace deltahop::bindings {
 
 /// `write(Uint8Array) -> boolean`, `endInput()`, `read() -> Buffer | null`, `outputEnded() -> boolean`,
-/// `unreadInput() -> Buffer | null` (what a finished job was given and did not read) and `cancel()`. Whatever ends
-/// first
-/// - the job, the object, its environment or the process - no thread of the job outlives the one that could hear of it.
+/// `unreadInput() -> Buffer | null` (what a finished job was given and did not read), `cancel()`, and `close()`, by
+/// which a finished job lets go of its files and memory; left out, the garbage collector does it some day. Whatever
+/// ends first - the job, the object, its environment or the process - no thread of the job outlives the one that could
+/// hear of it.
 class JobObject : public Napi::ObjectWrap<JobObject> {
  public:
   /// The class, to be kept by the environment.
@@ -41,6 +42,7 @@ class JobObject : public Napi::ObjectWrap<JobObject> {
   Napi::Value outputEnded(const Napi::CallbackInfo& info);
   Napi::Value unreadInput(const Napi::CallbackInfo& info);
   void cancel(const Napi::CallbackInfo& info);
+  void close(const Napi::CallbackInfo& info);
 
   std::shared_ptr<EventRelay> relay_;
   std::unique_ptr<Job> job_;  // after the relay, which must outlive it

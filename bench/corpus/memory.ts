@@ -1,6 +1,6 @@
 /** Corpora of memory: CRIU images of running programs, dumped again and again while they work. */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, utimesSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -21,11 +21,14 @@ interface Workload {
   phase(child: ChildProcess, number: number): Promise<void>;
 }
 
+/** In seconds since 1970; the next ones are an hour apart. */
+const firstDumpAtS = 1_700_000_000;
+
 /** Directories `0`, `1`, ... of images of one process. */
 function dumped(name: string, dumps: number, workload: (directory: string) => Workload): Corpus {
   return {
     name,
-    version: 1,
+    version: 2,
     make: async (path) => {
       const { argv, phase } = workload(path);
       const [program = '', ...args] = [...dieWithParent, ...argv];
@@ -34,7 +37,11 @@ function dumped(name: string, dumps: number, workload: (directory: string) => Wo
       try {
         for (let number = 0; number < dumps; ++number) {
           await phase(child, number);
-          await dump(child, join(path, String(number)));
+          const images = join(path, String(number));
+          await dump(child, images);
+          // rsync takes files of the same size and second for the same, and dumps can follow each other that fast.
+          const atS = firstDumpAtS + 3600 * number;
+          for (const name of [...readdirSync(images), '.']) utimesSync(join(images, name), atS, atS);
         }
       } finally {
         child.kill('SIGKILL');

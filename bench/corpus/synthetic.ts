@@ -1,5 +1,5 @@
 /** Corpora that are computed: the extremes, each as a directory with one file, and a tree of many small files. */
-import { closeSync, ftruncateSync, mkdirSync, openSync, writeFileSync, writeSync } from 'node:fs';
+import { closeSync, ftruncateSync, mkdirSync, openSync, utimesSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { run } from '../../test/testbed/command.js';
 import type { Corpus } from './corpus.js';
@@ -9,11 +9,17 @@ const kib = 1024;
 const mib = 1024 * kib;
 const gib = 1024 * mib;
 
+/**
+ * When an edition was written, in seconds since 1970. rsync takes files of the same size and second for the same, and both
+ * editions can be made within one.
+ */
+const writtenAtS = { old: 1_700_000_000, new: 1_700_003_600 };
+
 /** Two trees `old` and `new` with a file `data` each. */
-function pair(name: string, write: (file: number, which: 'old' | 'new') => void, version = 1): Corpus {
+function pair(name: string, write: (file: number, which: 'old' | 'new') => void): Corpus {
   return {
     name,
-    version,
+    version: 2,
     make: async (path) => {
       for (const which of ['old', 'new'] as const) {
         mkdirSync(join(path, which));
@@ -22,6 +28,9 @@ function pair(name: string, write: (file: number, which: 'old' | 'new') => void,
           write(file, which);
         } finally {
           closeSync(file);
+        }
+        for (const entry of ['data', '.']) {
+          utimesSync(join(path, which, entry), writtenAtS[which], writtenAtS[which]);
         }
       }
     },
@@ -167,7 +176,7 @@ export function smallFiles(count: number): Corpus {
   const perDirectory = 1000;
   return {
     name: `small-files-${count / 1000}k`,
-    version: 1,
+    version: 2,
     make: async (path) => {
       const old = join(path, 'old');
       const contents = (i: number, edition: number): Buffer => {
@@ -177,9 +186,15 @@ export function smallFiles(count: number): Corpus {
       };
       const name = (i: number): string => `d${Math.floor(i / perDirectory)}/f${i}`;
       for (let d = 0; d < count / perDirectory; ++d) mkdirSync(join(old, `d${d}`), { recursive: true });
-      for (let i = 0; i < count; ++i) writeFileSync(join(old, name(i)), contents(i, 0));
+      const write = (file: string, bytes: Buffer, atS: number): void => {
+        writeFileSync(file, bytes);
+        utimesSync(file, atS, atS);
+      };
+      for (let i = 0; i < count; ++i) write(join(old, name(i)), contents(i, 0), writtenAtS.old);
       await run(['cp', '-a', old, join(path, 'new')], { timeoutMs: 600_000 });
-      for (let i = 7; i < count; i += 100) writeFileSync(join(path, 'new', name(i)), contents(i, 1));
+      for (let i = 7; i < count; i += 100) {
+        write(join(path, 'new', name(i)), contents(i, 1), writtenAtS.new);
+      }
     },
   };
 }

@@ -16,10 +16,8 @@ command -v apt-get >/dev/null || fail 'the corpora are made of Debian packages, 
 bash "$here/install-rsync.sh"
 
 packages=(
-  python3         # an in-memory database to dump; the database on the disks
-  redis-tools     # redis to dump (it carries the server's program, but no service) and its benchmark
-  qemu-utils      # qemu-img
-  qemu-system-x86 # the virtual machine whose memory is a corpus
+  python3     # an in-memory database to dump; the database on the disks
+  redis-tools # redis to dump (it carries the server's program, but no service) and its benchmark
 )
 missing=()
 for package in "${packages[@]}"; do

@@ -15,8 +15,8 @@ int64_t unzigzag(uint64_t value) {
 
 }  // namespace
 
-DeltaDecoder::DeltaDecoder(uint64_t basisBytes, uint64_t maxTargetBytes)
-    : basisBytes_(basisBytes), maxTargetBytes_(maxTargetBytes) {}
+DeltaDecoder::DeltaDecoder(uint64_t basisBytes, uint64_t maxTargetBytes, LiteralStreamReader* stream)
+    : basisBytes_(basisBytes), maxTargetBytes_(maxTargetBytes), stream_(stream) {}
 
 // Calls visit(op, length, basisOffset, literal) for each instruction, checking all of them on the way.
 template <typename Visit>
@@ -58,7 +58,8 @@ Status DeltaDecoder::forEachOp(Visit visit) const {
 Status DeltaDecoder::decode(ByteSpan block, DeltaSink& sink) {
   Reader reader(block);
   DH_CHECK(sections_.read(reader, kMaxDeltaOpsBytes, ops_));
-  DH_CHECK(sections_.read(reader, kMaxDeltaLiteralBytes, literals_));
+  DH_CHECK(stream_ != nullptr ? sections_.read(reader, kMaxDeltaLiteralBytes, literals_, *stream_)
+                              : sections_.read(reader, kMaxDeltaLiteralBytes, literals_));
   DH_CHECK(reader.expectEnd());
   if (ops_.empty()) return Error{Code::kCorrupt, "empty delta block"};
   uint64_t blockTargetBytes = 0;
@@ -78,6 +79,15 @@ Status DeltaDecoder::decode(ByteSpan block, DeltaSink& sink) {
   }));
   targetBytes_ += blockTargetBytes;
   return {};
+}
+
+Status skipDeltaBlock(ByteSpan block, LiteralStreamReader& stream) {
+  Reader reader(block);
+  SectionReader sections;
+  Bytes skipped;
+  DH_CHECK(sections.read(reader, kMaxDeltaOpsBytes, skipped));
+  DH_CHECK(sections.read(reader, kMaxDeltaLiteralBytes, skipped, stream));
+  return reader.expectEnd();
 }
 
 }  // namespace deltahop

@@ -13,8 +13,9 @@ namespace deltahop {
 /// Decodes delta blocks. Memory: one block's instructions and literals.
 class DeltaDecoder {
  public:
-  /// Copies must lie inside [0, basisBytes); all blocks together must not make more than `maxTargetBytes`.
-  DeltaDecoder(uint64_t basisBytes, uint64_t maxTargetBytes);
+  /// Copies must lie inside [0, basisBytes); all blocks together must not make more than `maxTargetBytes`. With
+  /// `stream` literals may be pieces of it; it must outlive the decoder.
+  DeltaDecoder(uint64_t basisBytes, uint64_t maxTargetBytes, LiteralStreamReader* stream = nullptr);
 
   /// Decodes one block and gives its instructions to `sink`. A block with any fault (kCorrupt, kTruncated, kLimit) is
   /// refused before its first instruction is given.
@@ -29,9 +30,13 @@ class DeltaDecoder {
   SectionReader sections_;
   uint64_t basisBytes_;
   uint64_t maxTargetBytes_;
+  LiteralStreamReader* stream_;
   uint64_t targetBytes_ = 0;
   Bytes ops_;
   Bytes literals_;
 };
+
+/// Reads the literals of a block that nobody wants, so that `stream` can go on.
+Status skipDeltaBlock(ByteSpan block, LiteralStreamReader& stream);
 
 }  // namespace deltahop

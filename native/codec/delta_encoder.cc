@@ -18,13 +18,10 @@ uint64_t zigzag(int64_t value) {
 
 }  // namespace
 
-DeltaEncoder::DeltaEncoder(BlockSink onBlock, int zstdLevel) : sections_(zstdLevel), onBlock_(std::move(onBlock)) {}
+DeltaEncoder::DeltaEncoder(BlockSink onBlock, int zstdLevel, LiteralStreamWriter* stream)
+    : sections_(zstdLevel), onBlock_(std::move(onBlock)), stream_(stream) {}
 
 DeltaEncoder::~DeltaEncoder() = default;
-
-void DeltaEncoder::setLevel(int zstdLevel) {
-  sections_.setLevel(zstdLevel);
-}
 
 // Puts the pending instruction into the block.
 void DeltaEncoder::flushOp() {
@@ -86,7 +83,8 @@ Status DeltaEncoder::flushBlock() {
   Bytes block;
   block.reserve(ops_.size() + literals_.size() + 32);
   DH_CHECK(sections_.write(block, ops_));
-  DH_TRY(const size_t encoded, sections_.write(block, literals_));
+  DH_TRY(const size_t encoded,
+         stream_ != nullptr ? sections_.write(block, literals_, *stream_) : sections_.write(block, literals_));
   statistics_.literalBytes += literals_.size();
   statistics_.literalEncodedBytes += encoded;
   statistics_.blockBytes += block.size();

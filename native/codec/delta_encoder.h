@@ -7,6 +7,7 @@
 
 #include "base/bytes.h"
 #include "base/result.h"
+#include "codec/literal_stream.h"
 #include "codec/section.h"
 #include "match/matcher.h"
 
@@ -31,7 +32,9 @@ class DeltaEncoder : public DeltaSink {
  public:
   using BlockSink = std::function<Status(Bytes)>;
 
-  DeltaEncoder(BlockSink onBlock, int zstdLevel = kDefaultZstdLevel);
+  /// With `stream` the literals are pieces of it, so that no block can be read without those before it; it must outlive
+  /// the encoder.
+  DeltaEncoder(BlockSink onBlock, int zstdLevel = kDefaultZstdLevel, LiteralStreamWriter* stream = nullptr);
   ~DeltaEncoder() override;
 
   Status copy(uint64_t basisOffset, uint64_t length) override;
@@ -39,8 +42,6 @@ class DeltaEncoder : public DeltaSink {
   Status zeros(uint64_t length) override;
   /// Gives what is left. The encoder can then be used for the next target.
   Status finish();
-  /// For the blocks from now on.
-  void setLevel(int zstdLevel);
 
   const EncodeStatistics& statistics() const { return statistics_; }
 
@@ -53,6 +54,7 @@ class DeltaEncoder : public DeltaSink {
 
   SectionWriter sections_;
   BlockSink onBlock_;
+  LiteralStreamWriter* const stream_;
   Bytes ops_;
   Bytes literals_;
   Op op_ = Op::kNone;

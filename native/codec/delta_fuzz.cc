@@ -1,6 +1,5 @@
 // Any bytes as a delta stream against a basis in memory: refused or applied, never outside its bounds.
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,6 +10,7 @@
 #include <vector>
 
 #include "codec/delta_stream.h"
+#include "codec/fuzz_basis.h"
 #include "codec/patcher.h"
 
 namespace {
@@ -21,17 +21,7 @@ constexpr uint64_t kBasisBytes = 20000;
 constexpr uint64_t kMaxTargetBytes = 1 << 20;
 
 const Basis& basis() {
-  static const Basis made = [] {
-    File file(::memfd_create("basis", MFD_CLOEXEC));
-    Bytes content(kBasisBytes);
-    for (size_t i = 0; i < content.size(); ++i) {
-      content[i] = static_cast<uint8_t>(static_cast<uint32_t>(i) * 2654435761u >> 24);
-    }
-    if (!file.writeAt(0, content).ok()) std::abort();
-    std::vector<File> files;
-    files.push_back(std::move(file));
-    return Basis::make(std::move(files), 4096).value();
-  }();
+  static const Basis made = fuzzBasis(kBasisBytes, 4096);
   return made;
 }
 
@@ -54,6 +44,7 @@ class CountingOutput : public PatchOutput {
 
 class Applier : public DeltaStreamSink {
  public:
+  explicit Applier(bool streamed) : patcher_(basis(), output_, kMaxTargetBytes, streamed ? &literals_ : nullptr) {}
   Status onHeader(uint64_t) override { return {}; }
   Status onBlock(ByteSpan block) override {
     const Status status = patcher_.apply(block);
@@ -67,7 +58,8 @@ class Applier : public DeltaStreamSink {
 
  private:
   CountingOutput output_;
-  Patcher patcher_{basis(), output_, kMaxTargetBytes};
+  LiteralStreamReader literals_;
+  Patcher patcher_;
 };
 
 }  // namespace
@@ -76,7 +68,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size < 1) return 0;
   const size_t split = size_t{data[0]} + 1;
   const ByteSpan stream(data + 1, size - 1);
-  Applier applier;
+  Applier applier((data[0] & 1) != 0);
   DeltaStreamReader reader(applier);
   for (size_t at = 0; at < stream.size(); at += split) {
     if (!reader.feed(stream.subspan(at, std::min(split, stream.size() - at))).ok()) return 0;

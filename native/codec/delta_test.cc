@@ -116,6 +116,59 @@ Bytes op(uint64_t kind, uint64_t length, std::optional<uint64_t> jump = std::nul
   return bytes;
 }
 
+TEST_CASE("literals that go on from block to block are shorter, and only read in order") {
+  TestRandom random(12);
+  const Bytes part = random.bytes(kMaxDeltaLiteralBytes);
+  Bytes target;
+  for (int i = 0; i < 4; ++i) target.insert(target.end(), part.begin(), part.end());
+  const Bytes loose = random.bytes(700);
+  target.insert(target.end(), loose.begin(), loose.end());
+  std::vector<Bytes> blocks;
+  LiteralStreamWriter stream(3);
+  DeltaEncoder encoder(
+      [&](Bytes block) -> Status {
+        CHECK(block.size() <= kMaxDeltaBlockBytes);
+        blocks.push_back(std::move(block));
+        return {};
+      },
+      3, &stream);
+  DH_REQUIRE_OK(encoder.literal(target));
+  DH_REQUIRE_OK(encoder.finish());
+  REQUIRE(blocks.size() == 5);
+  CHECK(encoder.statistics().blockBytes < kMaxDeltaLiteralBytes + 10'000);
+  Recorder recorder;
+  LiteralStreamReader literals;
+  DeltaDecoder decoder(0, target.size(), &literals);
+  for (const Bytes& block : blocks) DH_REQUIRE_OK(decoder.decode(block, recorder));
+  REQUIRE(recorder.ops.size() == 1);
+  CHECK(recorder.ops[0].data == target);
+  // Blocks that nobody wants keep the stream going.
+  LiteralStreamReader skipping;
+  for (int i = 0; i < 4; ++i) DH_REQUIRE_OK(skipDeltaBlock(blocks[static_cast<size_t>(i)], skipping));
+  Recorder end;
+  DeltaDecoder behind(0, target.size(), &skipping);
+  DH_REQUIRE_OK(behind.decode(blocks[4], end));
+  CHECK(end.ops[0].data == loose);
+  // Without the first one, damaged, or where blocks are complete in themselves.
+  Recorder nothing;
+  LiteralStreamReader lateLiterals;
+  DeltaDecoder late(0, target.size(), &lateLiterals);
+  CHECK(late.decode(blocks[1], nothing).error().code == Code::kCorrupt);
+  DeltaDecoder independent(0, target.size());
+  CHECK(independent.decode(blocks[0], nothing).error().code == Code::kUnsupported);
+  for (int i = 0; i < 300; ++i) {
+    Bytes damaged = blocks[4];
+    damaged[random.below(damaged.size())] ^= static_cast<uint8_t>(1 + random.below(255));
+    Recorder some;
+    LiteralStreamReader damagedLiterals;
+    DeltaDecoder reader(0, target.size(), &damagedLiterals);
+    for (int block = 0; block < 4; ++block) DH_REQUIRE_OK(reader.decode(blocks[static_cast<size_t>(block)], some));
+    Recorder last;
+    if (!reader.decode(damaged, last).ok()) CHECK(last.ops.empty());
+  }
+  CHECK(nothing.ops.empty());
+}
+
 TEST_CASE("a block that says what cannot be is refused before its first instruction") {
   const auto decode = [](const Bytes& block) {
     Recorder recorder;

@@ -12,7 +12,7 @@ namespace {
 // The longest instruction: a tag and a page number.
 constexpr size_t kMaxOpBytes = 20;
 // So that a receiver has something to do while a long run is still being found.
-constexpr uint64_t kMaxBlockPages = (uint64_t{64} << 20) / kPageBytes;
+constexpr uint64_t kMaxBlockPages = (uint64_t{16} << 20) / kPageBytes;
 
 bool usesOld(PageOp op) {
   return op != PageOp::kZeros && op != PageOp::kFresh;

@@ -1,5 +1,4 @@
 // Any bytes as a block of pages against a basis in memory: refused before anything is made, or made within its bounds.
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "codec/fuzz_basis.h"
 #include "codec/page_decoder.h"
 #include "wire/writer.h"
 
@@ -20,17 +20,7 @@ constexpr uint64_t kBasisBytes = 20 * kPageBytes + 100;
 constexpr uint64_t kMaxTargetBytes = 1 << 20;
 
 const Basis& basis() {
-  static const Basis made = [] {
-    File file(::memfd_create("basis", MFD_CLOEXEC));
-    Bytes content(kBasisBytes);
-    for (size_t i = 0; i < content.size(); ++i) {
-      content[i] = static_cast<uint8_t>(static_cast<uint32_t>(i) * 2654435761u >> 24);
-    }
-    if (!file.writeAt(0, content).ok()) std::abort();
-    std::vector<File> files;
-    files.push_back(std::move(file));
-    return Basis::make(std::move(files), 512).value();
-  }();
+  static const Basis made = fuzzBasis(kBasisBytes, 512);
   return made;
 }
 

@@ -41,10 +41,10 @@ Status FileOutput::finish(uint64_t size) {
   return size == fileBytes_ ? Status() : file_.truncate(size);
 }
 
-Patcher::Patcher(const Basis& basis, PatchOutput& output, uint64_t maxTargetBytes)
+Patcher::Patcher(const Basis& basis, PatchOutput& output, uint64_t maxTargetBytes, LiteralStreamReader* literals)
     : basis_(basis),
       output_(output),
-      decoder_(basis.size(), std::min(maxTargetBytes, kMaxFileBytes)),
+      decoder_(basis.size(), std::min(maxTargetBytes, kMaxFileBytes), literals),
       pages_(basis, std::min(maxTargetBytes, kMaxFileBytes)) {}
 
 Status Patcher::apply(ByteSpan block) {

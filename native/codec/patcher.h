@@ -54,12 +54,16 @@ struct PatchSummary {
 /// Makes one target from a basis and delta blocks, hashing as it goes. Nothing is waited for except the disk.
 class Patcher : private DeltaSink {
  public:
-  /// Both must outlive the patcher. More than `maxTargetBytes` are refused (kLimit).
-  Patcher(const Basis& basis, PatchOutput& output, uint64_t maxTargetBytes = kMaxFileBytes);
+  /// All must outlive the patcher. More than `maxTargetBytes` are refused (kLimit). With `literals` those of the blocks
+  /// may be pieces of that stream.
+  Patcher(const Basis& basis, PatchOutput& output, uint64_t maxTargetBytes = kMaxFileBytes,
+          LiteralStreamReader* literals = nullptr);
 
   Status apply(ByteSpan block);
   /// Applies a block of pages (codec/page_decoder.h).
   Status applyPages(ByteSpan block);
+  /// The target is the basis.
+  Status copyAll() { return basis_.size() == 0 ? Status() : copy(0, basis_.size()); }
   /// Appends bytes that came in another way.
   Status append(ByteSpan data);
   /// Bytes of the target made so far.

@@ -67,6 +67,15 @@ Result<size_t> SectionWriter::write(Bytes& output, ByteSpan raw, ByteSpan prefix
   return raw.size();
 }
 
+Result<size_t> SectionWriter::write(Bytes& output, ByteSpan raw, LiteralStreamWriter& stream) {
+  DH_TRY(const LiteralStreamWriter::Piece piece, stream.compress(raw));
+  Writer writer(output);
+  writer.u8(static_cast<uint8_t>(piece.coding));
+  if (piece.coding != LiteralCoding::kStored) writer.varint(raw.size());
+  writer.bytes(piece.bytes);
+  return piece.bytes.size();
+}
+
 struct SectionReader::Decompressor {
   ZSTD_DCtx* context = ZSTD_createDCtx();
   ~Decompressor() { ZSTD_freeDCtx(context); }
@@ -97,6 +106,16 @@ Status SectionReader::read(Reader& reader, size_t maxBytes, Bytes& raw, ByteSpan
   if (ZSTD_isError(got)) return Error{Code::kCorrupt, std::string("decompress: ") + ZSTD_getErrorName(got)};
   if (got != rawBytes) return Error{Code::kCorrupt, "section of another length than announced"};
   return {};
+}
+
+Status SectionReader::read(Reader& reader, size_t maxBytes, Bytes& raw, LiteralStreamReader& stream) {
+  Reader ahead = reader;
+  DH_TRY(const uint8_t coding, ahead.u8());
+  if (!isOfLiteralStream(coding)) return read(reader, maxBytes, raw);
+  reader = ahead;
+  DH_TRY(const uint64_t rawBytes, reader.varint(maxBytes));
+  DH_TRY(const ByteSpan encoded, reader.bytes(maxBytes + maxBytes / 64));
+  return stream.decompress(coding, encoded, rawBytes, raw);
 }
 
 }  // namespace deltahop

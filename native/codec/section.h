@@ -6,6 +6,7 @@
 
 #include "base/bytes.h"
 #include "base/result.h"
+#include "codec/literal_stream.h"
 #include "wire/reader.h"
 
 namespace deltahop {
@@ -22,6 +23,8 @@ class SectionWriter {
   /// Appends a section; bytes that the reader will hold as well help as `prefix`. Returns the bytes of its content as
   /// written.
   Result<size_t> write(Bytes& output, ByteSpan raw, ByteSpan prefix = {});
+  /// The same as a piece of a stream of literals.
+  Result<size_t> write(Bytes& output, ByteSpan raw, LiteralStreamWriter& stream);
 
  private:
   struct Compressor;
@@ -38,6 +41,8 @@ class SectionReader {
 
   /// Fills `raw`. kLimit for more than `maxBytes`, kCorrupt, kUnsupported.
   Status read(Reader& reader, size_t maxBytes, Bytes& raw, ByteSpan prefix = {});
+  /// The same for a section that may be a piece of a stream of literals.
+  Status read(Reader& reader, size_t maxBytes, Bytes& raw, LiteralStreamReader& stream);
 
  private:
   struct Decompressor;

@@ -84,6 +84,11 @@ bool ByteQueue::isEmpty() const {
   return buffers_.empty();
 }
 
+size_t ByteQueue::bytes() const {
+  const std::lock_guard lock(mutex_);
+  return bytes_;
+}
+
 bool ByteQueue::isEnded() const {
   const std::lock_guard lock(mutex_);
   return cancelled_ || (closed_ && buffers_.empty());

@@ -32,6 +32,7 @@ class ByteQueue {
   /// From now on pushWaiting() takes everything at once: for a writer that must come to its end.
   void stopWaiting();
   bool isEmpty() const;
+  size_t bytes() const;
   /// Closed and everything taken.
   bool isEnded() const;
 

@@ -10,6 +10,8 @@
 #include "codec/cloned_output.h"
 #include "hash/blake3.h"
 #include "hash/content_digest.h"
+#include "job/offers.h"
+#include "signature/signature.h"
 #include "wire/reader.h"
 
 namespace deltahop {
@@ -40,6 +42,12 @@ Result<bool> FileReceiver::take(const Frame& frame) {
       return true;
     case Message::kGone:
       DH_CHECK(onGone(frame.payload));
+      return true;
+    case Message::kSame:
+      DH_CHECK(onSame(frame.payload));
+      return true;
+    case Message::kDiffers:
+      DH_CHECK(onDiffers(frame.payload));
       return true;
     default:
       return false;
@@ -77,6 +85,8 @@ Result<File> FileReceiver::create(uint32_t index, std::string& name) {
 }
 
 Status FileReceiver::begin(uint64_t number) {
+  // There a stream is of one file.
+  if (version_ < kLiteralStreamVersion) literals_.restart();
   auto choice = book_.take(number);
   auto incoming = std::make_unique<Incoming>();
   incoming->index = static_cast<uint32_t>(number);
@@ -86,10 +96,13 @@ Status FileReceiver::begin(uint64_t number) {
     incoming_ = std::move(incoming);
     return {};
   }
+  if (repairing_ && !choice.value().leftOvers.empty()) incoming->wrongResult = choice.value().leftOvers.front();
+  if (repairing_ && !choice.value().journal.empty()) incoming->wrongResult = choice.value().journal;
   DH_TRY(incoming->basis, openBasis(tree_, *tree_.wantedParents, incoming->index, choice.value()));
+  incoming->basisChanged = choice.value().bytes != 0 && choice.value().bytes != incoming->basis.size();
   if (options_.inPlace && choice.value().live) DH_CHECK(beginInPlace(*incoming));
-  if (incoming->output == nullptr) DH_CHECK(beginPrivately(*incoming, choice.value().live));
-  incoming->patcher.emplace(incoming->basis, *incoming->output);
+  if (incoming->output == nullptr) DH_CHECK(beginPrivately(*incoming));
+  incoming->patcher.emplace(incoming->basis, *incoming->output, kMaxFileBytes, &literals_);
   incoming_ = std::move(incoming);
   return {};
 }
@@ -114,15 +127,16 @@ Status FileReceiver::beginInPlace(Incoming& incoming) {
   return {};
 }
 
-Status FileReceiver::beginPrivately(Incoming& incoming, bool overLive) {
+Status FileReceiver::beginPrivately(Incoming& incoming) {
   DH_TRY(incoming.file, create(incoming.index, incoming.name));
-  if (overLive && canClone_ && incoming.basis.spans().front().bytes >= kMinCloneBytes) {
+  const auto& spans = incoming.basis.spans();
+  if (canClone_ && !spans.empty() && spans.front().bytes >= kMinCloneBytes) {
     // Two clones: one is read and stays as it is, whatever becomes of the file at the path; one becomes the new file.
     auto frozen = File::open(tree_.partial.directory().fd(), ".", O_TMPFILE | O_RDWR, 0600);
     Status cloned = frozen.ok() ? incoming.basis.freezeFirst(std::move(frozen).value()) : Status(frozen.error());
     if (cloned.ok()) cloned = cloneFile(incoming.basis.first(), incoming.file);
     if (cloned.ok()) {
-      incoming.output = std::make_unique<ClonedOutput>(incoming.file, incoming.basis.spans().front().bytes);
+      incoming.output = std::make_unique<ClonedOutput>(incoming.file, spans.front().bytes);
       ++clonedFiles_;
       return {};
     }
@@ -156,7 +170,7 @@ Status FileReceiver::onDelta(ByteSpan payload) {
   Reader reader(payload);
   DH_CHECK(goOn(reader));
   DH_TRY(const ByteSpan block, reader.take(reader.remaining()));
-  if (incoming_->basisChanged || incoming_->dropped) return {};
+  if (incoming_->basisChanged || incoming_->dropped) return skipDeltaBlock(block, literals_);
   const uint64_t before = incoming_->patcher->doneBytes();
   return applied(before, incoming_->patcher->apply(block), false);
 }
@@ -204,6 +218,11 @@ Status FileReceiver::onFileEnd(ByteSpan payload) {
   }
   Digest expected;
   std::copy(bytes.begin(), bytes.end(), expected.begin());
+  return end(flags, size, expected);
+}
+
+// All of the file has come.
+Status FileReceiver::end(uint8_t flags, uint64_t size, const Digest& expected) {
   bool right = false;
   if (!incoming_->basisChanged) {
     auto summary = incoming_->patcher->finish(size, expected);
@@ -217,14 +236,30 @@ Status FileReceiver::onFileEnd(ByteSpan payload) {
   }
   const std::unique_ptr<Incoming> incoming = std::move(incoming_);
   if (!right) {
-    tree_.partial.remove(incoming->name);
-    if (repairing_) return Error{Code::kMismatch, tree_.wanted.path(incoming->index), 0};
+    if (repairing_) {
+      tree_.partial.remove(incoming->name);
+      return Error{Code::kMismatch, tree_.wanted.path(incoming->index), 0};
+    }
     notes_.add(tree_.wanted.path(incoming->index) + ": did not match its digest, requested again");
-    repairs_.push_back(incoming->index);
+    keepForRepair(*incoming);
     return {};
   }
+  if (!incoming->wrongResult.empty()) tree_.partial.remove(incoming->wrongResult);
   if (incoming->inPlace != nullptr) return finishInPlace(*incoming, flags, expected);
   return finishFile(incoming->index, incoming->file, incoming->name, flags, size, expected);
+}
+
+// Most of what came is right. A journal lies over the file that is there.
+void FileReceiver::keepForRepair(const Incoming& incoming) {
+  BasisChoice result;
+  result.blockBytes = kMinBlockBytes;
+  if (incoming.inPlace != nullptr) {
+    result.live = true;
+    result.journal = incoming.name;
+  } else {
+    result.leftOvers.push_back(incoming.name);
+  }
+  repairs_.push_back({incoming.index, std::move(result)});
 }
 
 Status FileReceiver::finishInPlace(Incoming& incoming, uint8_t flags, const Digest& digest) {
@@ -255,7 +290,7 @@ Status FileReceiver::onSmallFiles(ByteSpan payload) {
   if (incoming_ != nullptr) return Error{Code::kProtocol, "a file inside another", 0};
   Reader outer(payload);
   DH_TRY(const ByteSpan expected, outer.take(sizeof(Digest)));
-  DH_TRY(const ByteSpan batch, unpacker_.unpack(outer));
+  DH_TRY(const ByteSpan batch, unpacker_.unpack(outer, literals_));
   const Digest digest = blake3(batch);
   if (!std::equal(digest.begin(), digest.end(), expected.begin())) {
     // No single file can be told apart, and a stream that does this is not to be trusted further.
@@ -354,8 +389,8 @@ Status FileReceiver::onGone(ByteSpan payload) {
   Reader reader(payload);
   DH_TRY(const uint64_t number, reader.varint());
   DH_CHECK(reader.expectEnd());
-  if (incoming_ != nullptr) {
-    if (incoming_->index != number) return Error{Code::kProtocol, "a file inside another", 0};
+  // Of files that are asked about at once, one may be found gone while another arrives.
+  if (incoming_ != nullptr && incoming_->index == number) {
     const bool dropped = incoming_->dropped;
     incoming_.reset();  // what arrived stays, as a basis for the next time
     if (dropped) return {};
@@ -370,6 +405,55 @@ Status FileReceiver::onGone(ByteSpan payload) {
   tree_.missing[index] = true;
   ++goneFiles_;
   notes_.add(tree_.wanted.path(index) + ": vanished at the sender");
+  return {};
+}
+
+// The files are what was offered for them, which may have been written since, or be gone.
+Status FileReceiver::onSame(ByteSpan payload) {
+  if (incoming_ != nullptr) return Error{Code::kProtocol, "a file inside another", 0};
+  DH_TRY(const SameFiles same, readSame(payload, tree_.wanted.size(), version_ >= kDiffersVersion));
+  std::vector<BasisChoice> choices;
+  Blake3 digests;
+  for (const uint32_t index : same.indexes) {
+    DH_TRY(choices.emplace_back(), book_.choiceOf(index));
+    if (choices.back().offered == kNoEntry) return Error{Code::kProtocol, "the same as nothing", 0};
+    digests.update(choices.back().digest);
+  }
+  // One of the guesses was wrong: all of them are asked for in another way.
+  const bool wrong = same.digests.has_value() && digests.finish() != *same.digests;
+  for (size_t i = 0; i < choices.size(); ++i) {
+    DH_CHECK(wrong ? book_.differs(same.indexes[i]) : makeSame(same.indexes[i], choices[i]));
+  }
+  return {};
+}
+
+Status FileReceiver::onDiffers(ByteSpan payload) {
+  if (incoming_ != nullptr) return Error{Code::kProtocol, "a file inside another", 0};
+  Reader reader(payload);
+  DH_TRY(const std::vector<uint32_t> indexes, readFileList(reader, tree_.wanted.size()));
+  for (const uint32_t index : indexes) DH_CHECK(book_.differs(index));
+  return {};
+}
+
+// Another file is copied; that at the path stays where it is.
+Status FileReceiver::makeSame(uint32_t index, const BasisChoice& choice) {
+  if (choice.offered != tree_.plan.partners[index]) {
+    DH_CHECK(begin(index));
+    if (!incoming_->basisChanged) DH_CHECK(applied(0, incoming_->patcher->copyAll(), true));
+    return end(0, choice.bytes, choice.digest);
+  }
+  DH_TRY(const Directory* parent, tree_.wantedParents->parentOf(index));
+  const auto file = parent->openRegular(std::string(tree_.wanted.name(index)));
+  const auto status = file.ok() ? file.value().stat() : Result<struct stat>(file.error());
+  // Written since, or gone.
+  if (!status.ok() || !mayStay(tree_, choice.offered, status.value())) return book_.differs(index);
+  const std::string path = tree_.wanted.path(index);
+  DH_CHECK(applyMetadata(file.value().fd(), metadataFor(index, 0), path, notes_));
+  DH_TRY(const BasisChoice done, book_.take(index));
+  if (options_.recordPath.has_value()) digests_[index] = done.digest;
+  matchedBytes_ += done.bytes;
+  doneBytes_ += done.bytes;
+  countFile();
   return {};
 }
 
@@ -428,10 +512,11 @@ void FileReceiver::keepFinished(const Error& error) {
   if (!kept.ok()) group_.clear();  // they stay as left-overs
 }
 
-std::vector<uint32_t> FileReceiver::takeRepairs() {
+std::vector<Repair> FileReceiver::takeRepairs() {
   repairing_ = true;
   repairedFiles_ = repairs_.size();
-  std::sort(repairs_.begin(), repairs_.end());
+  std::sort(repairs_.begin(), repairs_.end(),
+            [](const Repair& left, const Repair& right) { return left.index < right.index; });
   return std::exchange(repairs_, {});
 }
 

@@ -30,6 +30,8 @@ class FileReceiver {
                std::function<void(uint64_t doneBytes, uint64_t doneFiles)> advance)
       : options_(options), tree_(tree), book_(book), notes_(notes), advance_(std::move(advance)) {}
 
+  /// The version of the transfer, before the first message.
+  void speak(uint16_t version) { version_ = version; }
   /// Takes a message that may answer a request; false if it is of another kind.
   Result<bool> take(const Frame& frame);
   /// Takes a message against the shared basis, which is what lies here; false if it is of another kind. The sender
@@ -38,7 +40,7 @@ class FileReceiver {
   /// Nothing is under way between two files.
   bool isIdle() const { return incoming_ == nullptr; }
   /// Files whose digest was wrong, to be requested once more; a second failure is an error.
-  std::vector<uint32_t> takeRepairs();
+  std::vector<Repair> takeRepairs();
   /// Puts the files that were gathered (durable ones) under their names.
   Status commitGroup();
   /// The transfer failed: what is finished takes its place all the same, so that the next one need not ask for it.
@@ -54,8 +56,9 @@ class FileReceiver {
   // A file whose delta is arriving.
   struct Incoming {
     uint32_t index = 0;
-    std::string name;  // in the partial directory
-    File file;         // private; not open where the file is patched in place
+    std::string name;         // in the partial directory
+    std::string wrongResult;  // there too, if it is being repaired
+    File file;                // private; not open where the file is patched in place
     Basis basis;
     std::unique_ptr<PatchOutput> output;
     InPlaceOutput* inPlace = nullptr;  // the output, if it is one
@@ -69,13 +72,18 @@ class FileReceiver {
   };
 
   Result<bool> takeUnasked(const Frame& frame);
+  void keepForRepair(const Incoming& incoming);
   Status begin(uint64_t number);
   Status beginInPlace(Incoming& incoming);
-  Status beginPrivately(Incoming& incoming, bool overLive);
+  Status beginPrivately(Incoming& incoming);
   Status onDelta(ByteSpan payload);
   Status onFileEnd(ByteSpan payload);
   Status onSmallFiles(ByteSpan payload);
   Status onGone(ByteSpan payload);
+  Status onSame(ByteSpan payload);
+  Status onDiffers(ByteSpan payload);
+  Status makeSame(uint32_t index, const BasisChoice& choice);
+  Status end(uint8_t flags, uint64_t size, const Digest& expected);
   Status onPages(ByteSpan payload);
   Status onPart(ByteSpan payload);
   Status onSmallChanges(ByteSpan payload);
@@ -97,14 +105,16 @@ class FileReceiver {
   RequestBook& book_;
   Notes& notes_;
   std::function<void(uint64_t, uint64_t)> advance_;
+  uint16_t version_ = kTransferVersion;
   Unpacker unpacker_;
   SectionReader sections_;
+  LiteralStreamReader literals_;
   Bytes old_;
   Bytes content_;
   std::unordered_map<uint32_t, Digest> digests_;
   std::unique_ptr<Incoming> incoming_;
   bool canClone_ = true;  // as far as is known
-  std::vector<uint32_t> repairs_;
+  std::vector<Repair> repairs_;
   bool repairing_ = false;
   bool unasked_ = false;  // answers come that were not asked for
   std::vector<Finished> group_;

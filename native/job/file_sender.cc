@@ -1,5 +1,6 @@
 #include "job/file_sender.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
@@ -12,11 +13,17 @@ namespace deltahop {
 namespace {
 
 constexpr size_t kBatchBytes = 256 << 10;
+// Some thousand files, of which all would be asked for again if one were not the same.
+constexpr size_t kMaxListBytes = 4 << 10;
 
 }  // namespace
 
 FileSender::FileSender(Surroundings surroundings)
-    : around_(std::move(surroundings)), packer_(around_.options.zstdLevel), parents_(around_.root, around_.tree) {}
+    : around_(std::move(surroundings)),
+      packer_(around_.options.zstdLevel),
+      literals_(around_.options.zstdLevel),
+      parents_(around_.root, around_.tree),
+      sent_(around_.tree.size()) {}
 
 Result<FileSender::Source> FileSender::open(uint32_t index) {
   Source source;
@@ -102,11 +109,82 @@ Status FileSender::sendWhole(uint32_t index, Source source, const Key& key) {
   return batch_.size() >= kBatchBytes ? flush() : Status();
 }
 
+Status FileSender::answerOffer(uint32_t index, ByteSpan offered, const Key& key) {
+  DH_TRY(Source source, open(index));
+  if (!source.file.isOpen()) return {};
+  auto digest = digestOf(source);
+  if (!digest.ok()) return sendFailure(index, std::move(digest).error());
+  readBytes_ += source.bytes();
+  const Digest sum = offerSum(key, digest.value());
+  if (source.changed || !std::equal(offered.begin(), offered.end(), sum.begin())) {
+    if (version_ < kDiffersVersion || source.bytes() <= kAlwaysWholeBytes) {
+      return sendWhole(index, std::move(source), key);
+    }
+    if (!differs_.takes(index)) DH_CHECK(flushDiffers());
+    differs_.add(index);
+    return differs_.bytes() >= kMaxListBytes ? flushDiffers() : Status();
+  }
+  // What was read is what was offered, whatever becomes of the file now.
+  if (!same_.takes(index)) DH_CHECK(flushSame());
+  same_.add(index);
+  sameDigests_.update(digest.value());
+  if (!sent_[index]) matchedBytes_ += source.bytes();
+  sentFile(index, false, digest.value());
+  return same_.bytes() >= kMaxListBytes ? flushSame() : Status();
+}
+
+Result<Digest> FileSender::digestOf(const Source& source) {
+  if (source.bytes() <= kContentSegmentBytes) {
+    // Looking for holes would cost more than reading them.
+    content_.resize(source.bytes());
+    DH_TRY(const size_t got, source.file.readAt(0, content_));
+    if (got < content_.size()) return Error{Code::kChanged, "became shorter while it was read", 0};
+    return contentDigest(content_);
+  }
+  return contentDigest(source.file, [&](uint64_t done) {
+    around_.advance(doneBytes_ + done, filesSent_);
+    return !around_.cancelled();
+  });
+}
+
+Status FileSender::flushSame() {
+  if (same_.isEmpty()) return {};
+  Bytes payload;
+  Writer writer(payload);
+  if (version_ >= kDiffersVersion) writer.raw(sameDigests_.finish());
+  writer.raw(same_.take());
+  sameDigests_ = Blake3();
+  return around_.out.send(Message::kSame, payload);
+}
+
+Status FileSender::flushDiffers() {
+  return differs_.isEmpty() ? Status() : around_.out.send(Message::kDiffers, differs_.take());
+}
+
+LiteralStreamWriter* FileSender::stream() {
+  if (version_ < kLiteralStreamVersion) return nullptr;
+  literals_.setLevel(around_.level());
+  return &literals_;
+}
+
+DeltaEncoder::BlockSink FileSender::blocksOf(uint32_t index) {
+  return [this, index](Bytes block) {
+    Bytes payload;
+    Writer writer(payload);
+    writer.varint(index);
+    writer.raw(block);
+    literals_.setLevel(around_.level());
+    return around_.out.send(Message::kDelta, payload);
+  };
+}
+
 Status FileSender::flush() {
+  DH_CHECK(flushSame());
+  DH_CHECK(flushDiffers());
   if (batch_.empty()) return {};
   Bytes payload;
   Writer(payload).raw(blake3(batch_));
-  DH_CHECK(packer_.pack(payload, batch_));
+  DH_CHECK(stream() != nullptr ? packer_.pack(payload, batch_, *stream()) : packer_.pack(payload, batch_));
   literalEncodedBytes_ += payload.size();
   batch_.clear();
   return around_.out.send(Message::kSmallFiles, payload);
@@ -121,15 +199,7 @@ Status FileSender::sendDelta(uint32_t index, const Signature& signature) {
 Status FileSender::sendDelta(uint32_t index, Source source, const Signature& signature) {
   DH_CHECK(flush());
   const SignatureIndex matchIndex(signature);
-  DeltaEncoder encoder(
-      [&](Bytes block) {
-        Bytes payload;
-        Writer writer(payload);
-        writer.varint(index);
-        writer.raw(block);
-        return around_.out.send(Message::kDelta, payload);
-      },
-      around_.options.zstdLevel);
+  DeltaEncoder encoder(blocksOf(index), around_.options.zstdLevel, stream());
   Matcher matcher(matchIndex, encoder);
   ContentHasher hasher;
   Status matched = matchFile(source.file, matcher, hasher, [&](uint64_t done) {
@@ -139,12 +209,8 @@ Status FileSender::sendDelta(uint32_t index, Source source, const Signature& sig
   if (matched.ok()) matched = matcher.finish();
   if (matched.ok()) matched = encoder.finish();
   const MatchStatistics& match = matcher.statistics();
-  readBytes_ += match.readBytes;
-  matchedBytes_ += match.matchedBytes;
-  zeroBytes_ += match.zeroBytes;
+  addMatched(index, match.readBytes, match.matchedBytes, match.zeroBytes, encoder.statistics());
   falseMatches_ += match.falseMatches;
-  literalBytes_ += encoder.statistics().literalBytes;
-  literalEncodedBytes_ += encoder.statistics().literalEncodedBytes;
   if (!matched.ok()) return sendFailure(index, std::move(matched).error());
   DH_CHECK(checkUnchanged(index, source));
   return sendEnd(index, source.changed, hasher.size(), hasher.finish());
@@ -169,8 +235,20 @@ Status FileSender::sendEnd(uint32_t index, bool changed, uint64_t size, const Di
   return {};
 }
 
+void FileSender::addMatched(uint32_t index, uint64_t readBytes, uint64_t matchedBytes, uint64_t zeroBytes,
+                            const EncodeStatistics& encoded) {
+  readBytes_ += readBytes;
+  literalBytes_ += encoded.literalBytes;
+  literalEncodedBytes_ += encoded.literalEncodedBytes;
+  if (sent_[index]) return;
+  matchedBytes_ += matchedBytes;
+  zeroBytes_ += zeroBytes;
+}
+
 void FileSender::sentFile(uint32_t index, bool changed, const Digest& digest) {
   if (!changed && around_.options.recordPath.has_value()) digests_[index] = digest;
+  if (sent_[index]) return;
+  sent_[index] = true;
   ++filesSent_;
   doneBytes_ += around_.tree.fileBytes(index);
   around_.advance(doneBytes_, filesSent_);

@@ -6,7 +6,11 @@
 #include <map>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
+#include "codec/delta_encoder.h"
+#include "hash/blake3.h"
+#include "job/offers.h"
 #include "job/send_job.h"
 #include "job/transfer_job.h"
 #include "signature/signature.h"
@@ -26,6 +30,8 @@ class FileSender {
     MessageWriter& out;
     Notes& notes;
     std::function<bool()> cancelled;
+    /// The level for what is compressed next.
+    std::function<int()> level;
     /// Told bytes and files done so far.
     std::function<void(uint64_t doneBytes, uint64_t doneFiles)> advance;
   };
@@ -43,8 +49,19 @@ class FileSender {
   Status sendWhole(uint32_t index, const Key& key);
   /// A file as a delta from the basis of this signature.
   Status sendDelta(uint32_t index, const Signature& signature);
+  /// A file of which the receiver has one with this keyed digest: that it is the same or not, or all of it.
+  Status answerOffer(uint32_t index, ByteSpan offered, const Key& key);
   /// Sends the small files gathered so far.
   Status flush();
+  /// The version of the transfer, once it is known; the receiver may not have read what was sent before.
+  void speak(uint16_t version) {
+    version_ = version;
+    literals_.restart();
+  }
+  /// Sends the blocks of a file.
+  DeltaEncoder::BlockSink blocksOf(uint32_t index);
+  /// The stream that their literals go into; null while it is not known that the receiver can read one.
+  LiteralStreamWriter* stream();
   /// Forgets them instead: nobody wants them in this way.
   void forget() { batch_.clear(); }
   /// Adds its figures.
@@ -65,18 +82,31 @@ class FileSender {
   Status sendFailure(uint32_t index, Error error);
   /// Says that all of a file was sent.
   Status sendEnd(uint32_t index, bool changed, uint64_t size, const Digest& digest);
-  /// Counts a file as sent. The digest is that of what was sent.
+  /// Adds the figures of a file that was matched elsewhere; what was found only counts the first time.
+  void addMatched(uint32_t index, uint64_t readBytes, uint64_t matchedBytes, uint64_t zeroBytes,
+                  const EncodeStatistics& encoded);
+  /// Counts a file as sent, once even if it is sent again. The digest is that of what was sent.
   void sentFile(uint32_t index, bool changed, const Digest& digest);
   uint64_t doneBytes() const { return doneBytes_; }
   uint64_t doneFiles() const { return filesSent_; }
 
  private:
+  Result<Digest> digestOf(const Source& source);
+  Status flushSame();
+  Status flushDiffers();
+
   Surroundings around_;
   Packer packer_;
+  LiteralStreamWriter literals_;
   ParentCache parents_;
   Bytes batch_;
+  FileListWriter same_;
+  Blake3 sameDigests_;
+  FileListWriter differs_;
   Bytes content_;
   std::unordered_map<uint32_t, Digest> digests_;
+  std::vector<bool> sent_;  // by entry
+  uint16_t version_ = 0;
   uint64_t filesSent_ = 0;
   uint64_t doneBytes_ = 0;
   uint64_t readBytes_ = 0;

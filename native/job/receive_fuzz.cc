@@ -1,6 +1,7 @@
 // Any messages to a receiver that runs in a directory of its own: it ends, and nothing outside of its root is touched.
 // Input: u16 length of a manifest, the manifest (what announces it is made here, else no input would get past the
-// digest), then messages as u8 type, u16 length, payload. Of small files only what is packed is given.
+// digest), then messages as u8 type, u16 length, payload. Of small files only what is packed is given, and of files
+// that are the same only which: their digest is made here as if it were one, "basis".
 #include <ftw.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -16,6 +17,7 @@
 #include <string>
 
 #include "hash/blake3.h"
+#include "hash/content_digest.h"
 #include "job/receive_job.h"
 #include "job/transfer_message.h"
 #include "tree/manifest.h"
@@ -27,6 +29,8 @@ namespace {
 using deltahop::Bytes;
 using deltahop::ByteSpan;
 using deltahop::Message;
+
+constexpr size_t kBasisBytes = 5000;
 
 class Listener : public deltahop::JobListener {
  public:
@@ -128,6 +132,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       deltahop::Packer packer(1);
       if (!packer.pack(payload, content).ok()) std::abort();
     }
+    if (type == static_cast<uint8_t>(Message::kSame)) {
+      const Bytes basis(kBasisBytes, 'b');
+      const deltahop::Digest digest = deltahop::blake3(deltahop::contentDigest(basis));
+      payload.insert(payload.begin(), digest.begin(), digest.end());
+    }
     put(stream, static_cast<Message>(type), payload);
   }
 
@@ -139,7 +148,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   ::mkdir((root + "/dir").c_str(), 0755);
   ::mkdir((top + "/outside").c_str(), 0755);
   writeFile(top + "/outside/file", "outside");
-  writeFile(root + "/basis", std::string(5000, 'b'));
+  writeFile(root + "/basis", std::string(kBasisBytes, 'b'));
   (void)!::symlink("../outside", (root + "/dir/out").c_str());
   (void)!::symlink("../outside", (root + "/out").c_str());
   {

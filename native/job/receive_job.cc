@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <functional>
 #include <new>
 #include <optional>
 #include <thread>
@@ -17,6 +18,7 @@
 #include "base/hex.h"
 #include "job/file_receiver.h"
 #include "job/file_requester.h"
+#include "job/page_requests.h"
 #include "job/request_book.h"
 #include "job/shared_basis.h"
 #include "job/transfer_job.h"
@@ -160,6 +162,8 @@ class ReceiveJob final : public TransferJob {
     if (oldest > kTransferVersion || newest < kOldestTransferVersion) {
       return Error{Code::kUnsupported, "the sender's version of the transfer", 0};
     }
+    version_ = std::min(newest, kTransferVersion);
+    files_.speak(version_);
     DH_TRY(const uint8_t flags, reader.u8());
     if ((flags & ~kHelloVerify) != 0) return Error{Code::kUnsupported, "a flag of the sender's hello", 0};
     verify_ = (flags & kHelloVerify) != 0;
@@ -376,10 +380,14 @@ class ReceiveJob final : public TransferJob {
         DH_TRY(files, applyShared(files));
       }
       // Of a shared basis, what it did not settle.
-      if (!sharedBasis_ || !files.empty()) DH_CHECK(exchange(std::move(files), true));
-      std::vector<uint32_t> repairs = files_.takeRepairs();
+      if (!sharedBasis_ || !files.empty()) {
+        DH_CHECK(exchange([&](FileRequester& requester) { return requester.request(files); }));
+      }
+      const std::vector<Repair> repairs = files_.takeRepairs();
       repairedFiles_ = repairs.size();
-      if (!repairs.empty()) DH_CHECK(exchange(std::move(repairs), false));
+      if (!repairs.empty()) {
+        DH_CHECK(exchange([&](FileRequester& requester) { return requester.requestRepairs(repairs); }));
+      }
       DH_CHECK(files_.commitGroup());
       statistics_["filesMs"] = watch.ms();
     }
@@ -415,12 +423,13 @@ class ReceiveJob final : public TransferJob {
 
   // Requests files on a thread of its own and applies the answers on this one: whoever applies never waits for the peer
   // to read, so the peer never waits for us for ever.
-  Status exchange(std::vector<uint32_t> files, bool withBasis) {
+  Status exchange(const std::function<Status(FileRequester&)>& ask) {
     Status requested;
+    pages_.emplace();
     std::atomic<bool> stopRequests{false};
     std::thread requester([&] {
       try {
-        requested = request(files, withBasis, stopRequests);
+        requested = request(ask, stopRequests);
       } catch (const std::bad_alloc&) {
         requested = Error{Code::kLimit, "out of memory", 0};
       }
@@ -437,6 +446,8 @@ class ReceiveJob final : public TransferJob {
           stop.store(true);
           job.stopWaiting();
         }
+        job.pages_->close();
+        if (!finished) job.book_.close();
         thread.join();
       }
     };
@@ -452,10 +463,10 @@ class ReceiveJob final : public TransferJob {
   }
 
   // On a thread of its own.
-  Status request(const std::vector<uint32_t>& files, bool withBasis, const std::atomic<bool>& stopRequests) {
+  Status request(const std::function<Status(FileRequester&)>& ask, const std::atomic<bool>& stopRequests) {
     MessageWriter out([this](Bytes buffer) { return write(std::move(buffer)); }, kRequestGatherBytes);
-    FileRequester requester(tree_, book_, key_, out, stopRequests);
-    const Status requested = requester.request(files, withBasis);
+    FileRequester requester(tree_, book_, *pages_, version_, key_, out, stopRequests);
+    const Status requested = ask(requester);
     requesterSentBytes_ += out.sentBytes();
     signatureBytes_ += requester.signatureBytes();
     basisReadBytes_ += requester.readBytes();
@@ -472,6 +483,10 @@ class ReceiveJob final : public TransferJob {
       DH_TRY(const Frame frame, receive());
       DH_TRY(const bool taken, files_.take(frame));
       if (taken) continue;
+      if (frame.type == static_cast<uint8_t>(Message::kSumsWanted)) {
+        DH_CHECK(pages_->ask(frame.payload));
+        continue;
+      }
       if (frame.type != static_cast<uint8_t>(Message::kAnswersEnd)) return unexpected(frame);
       if (!frame.payload.empty() || !files_.isIdle()) return unexpected(frame);
       if (!book_.isEmpty() && !requesterFailed_.load()) {
@@ -575,6 +590,8 @@ class ReceiveJob final : public TransferJob {
   TreeInMaking tree_;
   RequestBook book_;
   FileReceiver files_;
+  uint16_t version_ = kTransferVersion;
+  std::optional<PageRequests> pages_;  // of the exchange that goes on
   std::atomic<bool> requesterFailed_{false};
 
   Statistics statistics_;

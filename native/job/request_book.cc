@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "job/shared_basis.h"
 #include "signature/signature.h"
 
 namespace deltahop {
@@ -39,6 +40,12 @@ Result<Parts> openParts(TreeInMaking& tree, ParentCache& parents, uint32_t index
     DH_TRY(const Directory* parent, parents.parentOf(index));
     choice.live = take(parent->openRegular(std::string(tree.wanted.name(index))));
   }
+  if (choice.offered != kNoEntry) {
+    ParentCache ownParents(tree.root, tree.own);
+    const auto parent = ownParents.parentOf(choice.offered);
+    const bool taken = parent.ok() && take(parent.value()->openRegular(std::string(tree.own.name(choice.offered))));
+    if (!taken) choice.offered = kNoEntry;
+  }
   if (choice.live && !choice.journal.empty()) {
     auto overlay = openOverlay(tree, choice.journal, parts.files.front());
     if (overlay.ok() && !overlay.value().extents.empty()) {
@@ -58,9 +65,16 @@ Result<Basis> chooseBasis(TreeInMaking& tree, ParentCache& parents, uint32_t ind
   choice.leftOvers = tree.partial.leftOvers(tree.wanted.path(index));
   choice.journal = tree.partial.leftJournal(tree.wanted.path(index));
   DH_TRY(Parts parts, openParts(tree, parents, index, choice));
-  choice.blockBytes = parts.files.empty() ? kMinBlockBytes : chooseBlockBytes(parts.bytes);
-  if (parts.files.empty()) return Basis();
-  return Basis::make(std::move(parts.files), choice.blockBytes, std::move(parts.overlay));
+  if (parts.files.empty()) {
+    choice.blockBytes = kMinBlockBytes;
+    return Basis();
+  }
+  // What a cut transfer has left is larger a basis, and must be found by blocks no larger than those that made it.
+  const bool fine = isPaged(tree.wanted.fileBytes(index), parts.bytes) || !choice.leftOvers.empty();
+  choice.blockBytes = fine ? chooseBlockBytes(parts.bytes) : chooseRootBlockBytes(parts.bytes);
+  DH_TRY(Basis basis, Basis::make(std::move(parts.files), choice.blockBytes, std::move(parts.overlay)));
+  choice.bytes = basis.size();
+  return basis;
 }
 
 Result<Basis> openBasis(TreeInMaking& tree, ParentCache& parents, uint32_t index, BasisChoice& choice) {
@@ -70,6 +84,7 @@ Result<Basis> openBasis(TreeInMaking& tree, ParentCache& parents, uint32_t index
 
 void RequestBook::add(uint32_t index, BasisChoice choice) {
   const std::lock_guard lock(mutex_);
+  if (choice.offered != kNoEntry) ++openOffers_;
   open_.emplace(index, std::move(choice));
 }
 
@@ -79,7 +94,15 @@ Result<BasisChoice> RequestBook::take(uint64_t index) {
   if (at == open_.end()) return Error{Code::kProtocol, "an answer to no request", 0};
   BasisChoice choice = std::move(at->second);
   open_.erase(at);
+  if (choice.offered != kNoEntry && --openOffers_ == 0) changed_.notify_all();
   return choice;
+}
+
+Result<BasisChoice> RequestBook::choiceOf(uint64_t index) const {
+  const std::lock_guard lock(mutex_);
+  const auto at = index <= UINT32_MAX ? open_.find(static_cast<uint32_t>(index)) : open_.end();
+  if (at == open_.end()) return Error{Code::kProtocol, "an answer to no request", 0};
+  return at->second;
 }
 
 std::vector<uint32_t> RequestBook::takeAll() {
@@ -93,7 +116,40 @@ std::vector<uint32_t> RequestBook::takeAll() {
 
 bool RequestBook::isEmpty() const {
   const std::lock_guard lock(mutex_);
-  return open_.empty();
+  return open_.empty() && differing_.empty();
+}
+
+Status RequestBook::differs(uint64_t index) {
+  const std::lock_guard lock(mutex_);
+  const auto at = index <= UINT32_MAX ? open_.find(static_cast<uint32_t>(index)) : open_.end();
+  if (at == open_.end() || at->second.offered == kNoEntry) {
+    return Error{Code::kProtocol, "an answer to no offer", 0};
+  }
+  open_.erase(at);
+  --openOffers_;
+  differing_.push_back(static_cast<uint32_t>(index));
+  changed_.notify_all();
+  return {};
+}
+
+bool RequestBook::hasDiffering() const {
+  const std::lock_guard lock(mutex_);
+  return !differing_.empty();
+}
+
+std::optional<uint32_t> RequestBook::takeDiffering() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return !differing_.empty() || openOffers_ == 0 || closed_; });
+  if (differing_.empty() || closed_) return std::nullopt;
+  const uint32_t index = differing_.front();
+  differing_.pop_front();
+  return index;
+}
+
+void RequestBook::close() {
+  const std::lock_guard lock(mutex_);
+  closed_ = true;
+  changed_.notify_all();
 }
 
 }  // namespace deltahop

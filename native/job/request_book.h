@@ -1,8 +1,11 @@
 // Which files were asked for, and from which basis: the answer is applied to the same.
 #pragma once
 
+#include <condition_variable>
 #include <cstdint>
+#include <deque>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -18,6 +21,15 @@ struct BasisChoice {
   std::string journal;                 // of a patch in place that was cut: what it would have made of that file
   std::vector<std::string> leftOvers;  // what earlier transfers left, the others
   uint32_t blockBytes = 0;
+  uint32_t offered = kNoEntry;  // instead: an own file that was offered for it, at the path or elsewhere
+  Digest digest{};              // of that one
+  uint64_t bytes = 0;           // of the whole basis when it was looked at; 0: it was not
+};
+
+/// A file that came wrong, and what came of it: most of it is right.
+struct Repair {
+  uint32_t index = 0;
+  BasisChoice result;
 };
 
 /// Chooses and opens what there is for a wanted file; without files if there is nothing.
@@ -25,19 +37,33 @@ Result<Basis> chooseBasis(TreeInMaking& tree, ParentCache& parents, uint32_t ind
 /// Opens it again, later; left out, in `choice` too, is what cannot be opened: a basis is only a help.
 Result<Basis> openBasis(TreeInMaking& tree, ParentCache& parents, uint32_t index, BasisChoice& choice);
 
-/// Open requests. One thread writes them in, another takes them out.
+/// Open requests. One thread writes them in, another takes them out and never waits.
 class RequestBook {
  public:
   void add(uint32_t index, BasisChoice choice);
   /// Every answer must be to a request, and the only one to it: else kProtocol.
   Result<BasisChoice> take(uint64_t index);
+  /// What one of them is asked from; kProtocol if it is none of them.
+  Result<BasisChoice> choiceOf(uint64_t index) const;
   bool isEmpty() const;
   /// Takes out all that are still open, in order.
   std::vector<uint32_t> takeAll();
 
+  /// An offered file is not what was offered, and has to be asked for in another way; kProtocol if it is none.
+  Status differs(uint64_t index);
+  bool hasDiffering() const;
+  /// The next file of which this was said, once; waits for it while there are offers without an answer.
+  std::optional<uint32_t> takeDiffering();
+  /// No more answers will come.
+  void close();
+
  private:
   mutable std::mutex mutex_;
+  std::condition_variable changed_;
   std::unordered_map<uint32_t, BasisChoice> open_;
+  size_t openOffers_ = 0;
+  std::deque<uint32_t> differing_;
+  bool closed_ = false;
 };
 
 }  // namespace deltahop

@@ -4,6 +4,8 @@
 #include <utility>
 
 #include "job/file_sender.h"
+#include "job/level_chooser.h"
+#include "job/page_sender.h"
 #include "job/shared_sender.h"
 #include "job/transfer_job.h"
 #include "signature/signature.h"
@@ -18,8 +20,8 @@ namespace {
 
 constexpr size_t kGatherBytes = 256 << 10;
 constexpr size_t kManifestPieceBytes = 256 << 10;
-// A file is asked for once, and once more if what arrived was not right.
-constexpr uint8_t kMaxRequestsPerFile = 2;
+// A file is offered, asked for, and once more if what arrived was not right.
+constexpr uint8_t kMaxRequestsPerFile = 3;
 
 // What a record says is of whole trees that lie as they are sent.
 SendJobOptions withoutUnfitRecords(SendJobOptions options) {
@@ -114,6 +116,8 @@ class SendJob final : public TransferJob {
     }
     DH_TRY(const ByteSpan key, reader.take(sizeof(Key)));
     std::copy(key.begin(), key.end(), key_.begin());
+    version_ = std::min(newest, kTransferVersion);
+    if (files_.has_value()) files_->speak(version_);
     return reader.expectEnd();
   }
 
@@ -141,16 +145,19 @@ class SendJob final : public TransferJob {
       if (record.has_value()) addRecordedDigests(*record, tree_, stamps_);
     }
     statistics_["scanMs"] = scanWatch.ms();
+    advance(0, 0, true);
     if (options_.verify) {
       const Stopwatch watch;
       DH_CHECK(addContentDigests(root_, tree_, {!options_.allowChanging, true, countHashed(hashedBytes_)}, check));
       statistics_["digestMs"] = watch.ms();
     }
     requests_.assign(tree_.size(), 0);
-    around_.emplace(
-        FileSender::Surroundings{options_, root_, tree_, out_, notes(), [this] { return cancelled(); },
-                                 [this](uint64_t doneBytes, uint64_t doneFiles) { advance(doneBytes, doneFiles); }});
+    around_.emplace(FileSender::Surroundings{
+        options_, root_, tree_, out_, notes(), [this] { return cancelled(); },
+        [this] { return level_.choose(out_.sentBytes(), outputWaiting(), LevelChooser::Clock::now()); },
+        [this](uint64_t doneBytes, uint64_t doneFiles) { advance(doneBytes, doneFiles); }});
     files_.emplace(*around_);
+    pages_.emplace(*around_, *files_, key_);
     return {};
   }
 
@@ -164,7 +171,9 @@ class SendJob final : public TransferJob {
       return answer_.has_value() && *answer_ != Message::kBasisHeld;
     });
     // That nothing has changed the receiver sees by itself.
-    if (shared_->isSettled()) shared_.reset();
+    if (!shared_->isSettled()) return;
+    shared_.reset();
+    statistics_["basisSettled"] = 1;
   }
 
   // What was sent, as the basis of the next time. It is a help, no part of the transfer.
@@ -208,6 +217,7 @@ class SendJob final : public TransferJob {
 
   // Answers in the order of the requests. Nothing that was gathered stays behind while there is nothing to do.
   Status serve() {
+    files_->speak(version_);
     for (;;) {
       if (!messageWaiting()) {
         DH_CHECK(files_->flush());
@@ -221,16 +231,32 @@ class SendJob final : public TransferJob {
         case Message::kSignature:
           DH_CHECK(onSignature(frame.payload));
           break;
+        case Message::kOffer:
+          signatureBytes_ += frame.payload.size();
+          DH_CHECK(onOffer(frame.payload));
+          break;
+        case Message::kPagesWanted:
+          DH_CHECK(onPagesWanted(frame.payload));
+          break;
+        case Message::kSums:
+          signatureBytes_ += frame.payload.size();
+          DH_CHECK(pages_->takeSums(frame.payload));
+          break;
         case Message::kRequestsEnd:
-          if (!frame.payload.empty() || parser_.has_value()) return unexpected(frame);
-          DH_CHECK(files_->flush());
-          DH_CHECK(out_.send(Message::kAnswersEnd, {}));
-          DH_CHECK(out_.flush());
+          if (!frame.payload.empty() || parser_.has_value() || requestsEnded_) return unexpected(frame);
+          requestsEnded_ = true;
           break;
         case Message::kDone:
           return readDone(frame.payload);
         default:
           return unexpected(frame);
+      }
+      DH_CHECK(pages_->advance());
+      if (requestsEnded_ && pages_->isIdle()) {
+        requestsEnded_ = false;
+        DH_CHECK(files_->flush());
+        DH_CHECK(out_.send(Message::kAnswersEnd, {}));
+        DH_CHECK(out_.flush());
       }
     }
   }
@@ -244,22 +270,52 @@ class SendJob final : public TransferJob {
     return entry;
   }
 
+  Status onOffer(ByteSpan payload) {
+    DH_CHECK(checkOrder());
+    const size_t sumBytes = version_ >= kDiffersVersion ? kOfferBytes : kLoneOfferBytes;
+    DH_TRY(const std::vector<Offer> offers, readOffers(payload, tree_.size(), sumBytes));
+    for (const Offer& offer : offers) {
+      DH_TRY(const uint32_t index, checkIndex(offer.index));
+      DH_CHECK(countRequest(index));
+      DH_CHECK(files_->answerOffer(index, offer.sum, key_));
+    }
+    return {};
+  }
+
+  // Requests by pages come last: their answers take time, and stand between no others.
+  Status checkOrder() const {
+    if (parser_.has_value()) return Error{Code::kProtocol, "a request inside a signature", 0};
+    if (requestsEnded_ || !pages_->isIdle()) return Error{Code::kProtocol, "a request behind the last", 0};
+    return {};
+  }
+
+  Status onPagesWanted(ByteSpan payload) {
+    if (parser_.has_value() || requestsEnded_) return Error{Code::kProtocol, "a request out of place", 0};
+    signatureBytes_ += payload.size();
+    Reader reader(payload);
+    DH_TRY(const uint64_t number, reader.varint());
+    DH_TRY(const uint32_t index, checkIndex(number));
+    DH_TRY(const uint8_t flags, reader.u8());
+    DH_TRY(const uint64_t basisBytes, reader.varint());
+    DH_CHECK(reader.expectEnd());
+    if ((flags & ~kPagesExact) != 0) return Error{Code::kUnsupported, "a flag of a request by pages", 0};
+    DH_CHECK(countRequest(index));
+    return pages_->want(index, basisBytes, (flags & kPagesExact) != 0);
+  }
+
   Status countRequest(uint32_t index) {
     if (++requests_[index] > kMaxRequestsPerFile) return Error{Code::kProtocol, "a file requested too often", 0};
     return {};
   }
 
   Status onRequest(ByteSpan payload) {
-    if (parser_.has_value()) return Error{Code::kProtocol, "a request inside a signature", 0};
+    DH_CHECK(checkOrder());
     Reader reader(payload);
-    uint64_t next = 0;
-    while (reader.remaining() > 0) {
-      DH_TRY(const uint64_t step, reader.varint(tree_.size()));
-      next += step;
-      DH_TRY(const uint32_t index, checkIndex(next));
+    DH_TRY(const std::vector<uint32_t> indexes, readFileList(reader, tree_.size()));
+    for (const uint32_t number : indexes) {
+      DH_TRY(const uint32_t index, checkIndex(number));
       DH_CHECK(countRequest(index));
       DH_CHECK(files_->sendWhole(index, key_));
-      ++next;
     }
     return {};
   }
@@ -271,6 +327,7 @@ class SendJob final : public TransferJob {
     DH_TRY(const uint32_t index, checkIndex(number));
     DH_TRY(const uint8_t flags, reader.u8());
     if (!parser_.has_value()) {
+      DH_CHECK(checkOrder());
       DH_CHECK(countRequest(index));
       parser_.emplace(key_);
       signatureIndex_ = index;
@@ -320,6 +377,7 @@ class SendJob final : public TransferJob {
 
   const SendJobOptions options_;
   MessageWriter out_;
+  LevelChooser level_{options_.zstdLevel};
   Packer packer_;
   Directory root_;
   Tree tree_;
@@ -327,9 +385,12 @@ class SendJob final : public TransferJob {
   std::vector<FileStamp> stamps_;
   std::optional<FileSender::Surroundings> around_;
   std::optional<FileSender> files_;
+  std::optional<PageSender> pages_;
+  bool requestsEnded_ = false;
   std::optional<TreeRecord> basis_;
   std::optional<SharedSender> shared_;
   bool helloReceived_ = false;
+  uint16_t version_ = kOldestTransferVersion;
   std::optional<Message> answer_;
   Key key_{};
   std::vector<uint8_t> requests_;  // by entry

@@ -44,7 +44,7 @@ struct SendJobOptions {
 /// hashedBytes (read for digests alone), manifestBytes, sentBytes, receivedBytes, scanMs, digestMs, serveMs, and the
 /// receiver's filesSettled, repairedFiles, deletedEntries. With a basis: identityBytes (as they were, where they were),
 /// sharedMatchedBytes (elsewhere in the old file), residualBytes (beside old bytes), residualEncodedBytes, sharedMs,
-/// and basisRefused (0 or 1).
+/// and basisRefused and basisSettled (nothing differs from it; 0 or 1).
 std::unique_ptr<Job> makeSendJob(SendJobOptions options);
 
 }  // namespace deltahop

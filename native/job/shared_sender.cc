@@ -31,6 +31,7 @@ SharedSender::SharedSender(const FileSender::Surroundings& around, FileSender& f
       stopped_(std::move(stopped)),
       manifest_(basis.tree),
       plan_(planTree(basis.tree, around.tree, around.options.verify)),
+      moved_(basis.tree, around.tree),
       sections_(around.options.zstdLevel) {
   auto root = Directory::openRoot(basisPath);
   if (!root.ok()) return;
@@ -115,6 +116,8 @@ Result<SharedSender::Outcome> SharedSender::sendFile(uint32_t index) {
     if (!opened.ok()) return Outcome::kSent;
     old = std::move(opened).value();
   }
+  // Moved or copied there, most likely: the receiver will find it and offer it when it asks.
+  if (!hasOld && around_.tree.fileBytes(index) > 0 && moved_.find(index) != kNoEntry) return Outcome::kSent;
   DH_TRY(FileSender::Source source, files_.open(index));
   if (!source.file.isOpen()) return Outcome::kSent;
   const uint64_t bytes = source.bytes();
@@ -188,13 +191,15 @@ Result<SharedSender::Outcome> SharedSender::sendPages(uint32_t index, FileSender
       stopped = true;
       return Error{Code::kCancelled, "the receiver holds another basis", 0};
     }
+    blocks.setLevel(around_.level());
     DH_TRY(const Bytes written, blocks.write(block));
     Bytes payload;
     Writer writer(payload);
     writer.varint(index);
     writer.raw(written);
     residualEncodedBytes_ += payload.size();
-    return around_.out.send(Message::kPages, payload);
+    DH_CHECK(around_.out.send(Message::kPages, payload));
+    return around_.out.flush();  // the receiver copies while the next is being found
   });
   DH_TRY(PageFile target, PageFile::open(source.file));
   DH_TRY(PageFile basis, PageFile::open(old));

@@ -10,6 +10,7 @@
 
 #include "codec/section.h"
 #include "job/file_sender.h"
+#include "job/moved_files.h"
 #include "job/shared_basis.h"
 #include "match/page_matcher.h"
 #include "tree/record.h"
@@ -50,6 +51,7 @@ class SharedSender {
   std::function<Result<bool>()> stopped_;
   BasisManifest manifest_;
   TreePlan plan_;
+  MovedFiles moved_;
   Directory basisRoot_;
   std::optional<ParentCache> basisParents_;
   SectionWriter sections_;

@@ -99,6 +99,25 @@ TEST_CASE_FIXTURE(SharedFixture, "changes against a shared basis cost little mor
   }
 }
 
+TEST_CASE_FIXTURE(SharedFixture, "files that moved are not sent, though a shared basis has no former self of them") {
+  TestRandom random(7);
+  ::mkdir((from + "/sub").c_str(), 0755);
+  for (int i = 0; i < 50; ++i) writeTestFile(from + "/sub/file" + std::to_string(i), random.bytes(20'000));
+  writeTestFile(from + "/sub/image", random.bytes(3 << 20));
+  writeTestFile(from + "/sub/look-alike", random.bytes(30'000));
+  begin();
+  turn();
+  std::filesystem::rename(from + "/sub", from + "/other");
+  // Its name and size are those of an old file, its bytes are not.
+  writeTestFile(from + "/other/look-alike", random.bytes(30'000));
+  TransferRun run(send(false), receive());
+  DH_REQUIRE_OK(run.sender.outcome());
+  DH_REQUIRE_OK(run.receiver.outcome());
+  requireSameTree(from, to);
+  CHECK(run.sender.statistic("basisRefused") == 0);
+  CHECK(run.bytes() < 30'000 + 10'000);
+}
+
 TEST_CASE_FIXTURE(SharedFixture, "an unchanged tree is known without reading it") {
   TestRandom random(2);
   writeTestFile(from + "/image", random.bytes(3 << 20));

@@ -44,6 +44,8 @@ class ThreadedJob : public Job {
   void stopWaiting() { output_.stopWaiting(); }
   /// True if read() would not have to wait for input. What was gathered for the peer should be written before waiting.
   bool inputWaiting() const { return !input_.isEmpty(); }
+  /// Bytes of output that the reader has not taken yet.
+  size_t outputWaiting() const { return output_.bytes(); }
   bool cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
   /// Tells the listener, 10 times a second at the most (always if `force`). Cheap; any thread.
   void progress(const Progress& progress, bool force = false);

@@ -73,6 +73,16 @@ Status Packer::pack(Bytes& output, ByteSpan raw) {
   return {};
 }
 
+Status Packer::pack(Bytes& output, ByteSpan raw, LiteralStreamWriter& stream) {
+  if (raw.size() > kMaxPackedBytes) return Error{Code::kLimit, "packed message", 0};
+  DH_TRY(const LiteralStreamWriter::Piece piece, stream.compress(raw));
+  Writer writer(output);
+  writer.varint(raw.size());
+  writer.u8(static_cast<uint8_t>(piece.coding));
+  writer.raw(piece.bytes);
+  return {};
+}
+
 Unpacker::Unpacker() : context_(ZSTD_createDCtx()) {}
 
 Unpacker::~Unpacker() {
@@ -91,6 +101,17 @@ Result<ByteSpan> Unpacker::unpack(Reader& reader) {
   buffer_.resize(static_cast<size_t>(rawBytes));
   const size_t got = ZSTD_decompressDCtx(context_, buffer_.data(), buffer_.size(), packed.data(), packed.size());
   if (ZSTD_isError(got) || got != rawBytes) return Error{Code::kCorrupt, "packed message", 0};
+  return ByteSpan(buffer_);
+}
+
+Result<ByteSpan> Unpacker::unpack(Reader& reader, LiteralStreamReader& stream) {
+  Reader ahead = reader;
+  DH_TRY(const uint64_t rawBytes, ahead.varint(kMaxPackedBytes));
+  DH_TRY(const uint8_t coding, ahead.u8());
+  if (!isOfLiteralStream(coding)) return unpack(reader);
+  reader = ahead;
+  DH_TRY(const ByteSpan packed, reader.take(reader.remaining()));
+  DH_CHECK(stream.decompress(coding, packed, rawBytes, buffer_));
   return ByteSpan(buffer_);
 }
 

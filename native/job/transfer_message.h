@@ -6,6 +6,7 @@
 
 #include "base/bytes.h"
 #include "base/result.h"
+#include "codec/literal_stream.h"
 #include "wire/reader.h"
 
 struct ZSTD_CCtx_s;
@@ -14,10 +15,14 @@ struct ZSTD_DCtx_s;
 namespace deltahop {
 
 inline constexpr uint32_t kTransferMagic = 0x54484C44;  // "DLHT"
-inline constexpr uint16_t kTransferVersion = 1;
-inline constexpr uint16_t kOldestTransferVersion = 1;
+inline constexpr uint16_t kTransferVersion = 3;
+inline constexpr uint16_t kOldestTransferVersion = 2;
+/// From this version on the sender says which offers were wrong, and their files are asked for again.
+inline constexpr uint16_t kDiffersVersion = 3;
+/// From this version on all literals of a transfer may be one stream.
+inline constexpr uint16_t kLiteralStreamVersion = 3;
 
-/// Frame types. The sender's are below 16, the receiver's from 16, kError is everybody's.
+/// Frame types. The sender's are below 16 or from 32 on, the receiver's from 16, kError is everybody's.
 enum class Message : uint8_t {
   kSenderHello = 1,
   kTree = 2,         // what the sender has: counts and the digest of its manifest
@@ -34,6 +39,7 @@ enum class Message : uint8_t {
   kPart = 12,            // a part of a file, compressed beside the old file
   kSmallChanges = 13,    // small files, compressed beside the old ones
   kSharedEnd = 14,       // no more of this
+  kSumsWanted = 15,      // of blocks of the basis of a file that was asked for by pages
   kReceiverHello = 16,
   kManifestWanted = 17,
   kSettled = 18,  // the receiver's tree is the sender's already
@@ -41,8 +47,14 @@ enum class Message : uint8_t {
   kSignature = 20,
   kRequestsEnd = 21,
   kDone = 22,
-  kBasisHeld = 23,  // the receiver takes what is sent against the basis
+  kBasisHeld = 23,    // the receiver takes what is sent against the basis
+  kPagesWanted = 24,  // a file wanted by pages, and how long its basis is
+  kSums = 25,         // of that basis
+  kOffer = 26,        // files of which the receiver has one that may be it
   kError = 31,
+  // The sender's.
+  kSame = 32,     // files that are what was offered for them
+  kDiffers = 33,  // files that are not
 };
 
 // Bits of kSenderHello.
@@ -52,9 +64,13 @@ inline constexpr uint8_t kTreeComplete = 1 << 0;
 inline constexpr uint8_t kTreeShared = 1 << 1;  // the digest of a basis follows, and messages against it
 // Bits of a file's answer.
 inline constexpr uint8_t kFileChanged = 1 << 0;  // changed while it was read: what came may be of two times
+// Bits of kPagesWanted.
+inline constexpr uint8_t kPagesExact = 1 << 0;  // what came before was wrong: no guesses this time
 // Bits of kSignature.
 inline constexpr uint8_t kSignatureLast = 1 << 0;
 
+/// A file up to this size is sent at once if it is not what was offered: a signature costs about as much.
+inline constexpr uint64_t kAlwaysWholeBytes = 512;
 /// Files up to this size are sent whole, many to a message.
 inline constexpr uint64_t kSmallFileBytes = 64 << 10;
 /// Bounds of what is compressed beside an old file, and of the old bytes that help.
@@ -72,6 +88,8 @@ class Packer {
   Packer& operator=(const Packer&) = delete;
   /// Appends varint raw bytes, u8 coding (0 as it is, 1 zstd), and the bytes, to the end of a payload.
   Status pack(Bytes& output, ByteSpan raw);
+  /// The same as a piece of a stream of literals.
+  Status pack(Bytes& output, ByteSpan raw, LiteralStreamWriter& stream);
 
  private:
   ZSTD_CCtx_s* context_;
@@ -87,6 +105,8 @@ class Unpacker {
   Unpacker& operator=(const Unpacker&) = delete;
   /// Reads what Packer::pack appended, to the end of the payload. The view is valid until the next call.
   Result<ByteSpan> unpack(Reader& reader);
+  /// The same for what may be a piece of a stream of literals.
+  Result<ByteSpan> unpack(Reader& reader, LiteralStreamReader& stream);
 
  private:
   ZSTD_DCtx_s* context_;

@@ -303,7 +303,7 @@ TEST_CASE_FIXTURE(TransferFixture, "full pipes in both directions do not stop a 
   TestRandom random(6);
   ::mkdir(to.c_str(), 0755);
   writeTestFile(to + "/0", random.bytes((1 << 20) - 1));
-  for (int i = 0; i < 450; ++i) {
+  for (int i = 0; i < 750; ++i) {
     writeTestFile(from + "/" + std::to_string(i), random.bytes(70'000));
     if (i > 0) REQUIRE(::link((to + "/0").c_str(), (to + "/" + std::to_string(i)).c_str()) == 0);
   }

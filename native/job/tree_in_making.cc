@@ -21,6 +21,12 @@ Status TreeInMaking::renameInto(uint32_t index, const std::string& name, bool de
   return {};
 }
 
+bool mayStay(const TreeInMaking& tree, uint32_t own, const struct stat& status) {
+  const Entry& entry = tree.own.entry(own);
+  return S_ISREG(status.st_mode) && status.st_nlink == 1 && static_cast<uint64_t>(status.st_size) == entry.value &&
+         status.st_mtim.tv_sec == entry.mtimeSeconds && status.st_mtim.tv_nsec == entry.mtimeNanoseconds;
+}
+
 Error withPath(Error error, const std::string& path) {
   error.context = path + ": " + error.context;
   return error;

@@ -31,6 +31,10 @@ struct TreeInMaking {
   Status renameInto(uint32_t index, const std::string& name, bool deleteOthers);
 };
 
+/// True if a file that was opened and looked at is still the own entry, and has no other name: then it may keep its
+/// content and be given another file's metadata.
+bool mayStay(const TreeInMaking& tree, uint32_t own, const struct stat& status);
+
 /// The error, said of this path.
 Error withPath(Error error, const std::string& path);
 

@@ -174,7 +174,7 @@ Status Matcher::finish() {
 uint64_t Matcher::strongOf(const uint8_t* bytes, size_t length) const {
   uint64_t hash;
   blake3KeyedBlocks(signature_.key, bytes, length, 1, &hash);
-  return hash;
+  return signature_.shortened(hash);
 }
 
 Status Matcher::flushLiteral(size_t until) {
@@ -230,7 +230,7 @@ Result<Matcher::Step> Matcher::continueCopy(bool isEnd) {
     hashes_.resize(std::max(hashes_.size(), blocks));
     blake3KeyedBlocks(signature_.key, buffer_.get() + position_, length, blocks, hashes_.data());
     size_t same = 0;
-    while (same < blocks && hashes_[same] == signature_.strong[entry + same]) ++same;
+    while (same < blocks && signature_.shortened(hashes_[same]) == signature_.strong[entry + same]) ++same;
     if (same == 0) {
       nextEntry_ = -1;
       batch_ = 1;
@@ -388,7 +388,9 @@ size_t Matcher::blocksBefore(size_t at, uint32_t entry) {
     const size_t first = same + batch;
     blake3KeyedBlocks(signature_.key, buffer_.get() + at - first * blockBytes_, blockBytes_, batch, hashes_.data());
     size_t equal = 0;
-    while (equal < batch && hashes_[batch - 1 - equal] == signature_.strong[entry - same - equal - 1]) ++equal;
+    while (equal < batch &&
+           signature_.shortened(hashes_[batch - 1 - equal]) == signature_.strong[entry - same - equal - 1])
+      ++equal;
     same += equal;
     if (equal < batch) break;
   }

@@ -13,8 +13,13 @@ namespace deltahop {
 namespace {
 
 constexpr uint8_t kMagic[4] = {'D', 'H', 'S', 'G'};
+// With whole strong hashes, and with shorter ones.
 constexpr uint8_t kVersion = 1;
-constexpr uint8_t kStrongBytes = 8;
+constexpr uint8_t kShortVersion = 2;
+constexpr size_t kWeakBytes = 4;
+// One in so many files, and the bits that the weak sum decides.
+constexpr int kSpareBits = 10;
+constexpr int kWeakBits = 32;
 constexpr uint8_t kFlagKey = 1;
 constexpr size_t kChecksumBytes = 16;
 // Entries of one run: a run is held back until it is complete, and a piece is little more than one run.
@@ -25,17 +30,29 @@ constexpr size_t kPieceBytes = 256 * 1024;
 
 }  // namespace
 
-uint32_t chooseBlockBytes(uint64_t basisBytes) {
-  uint64_t blockBytes;
-  if (basisBytes >= (1 << 20) && basisBytes % 4096 == 0) {
-    blockBytes = 4096;
-  } else {
-    const auto root = static_cast<uint64_t>(std::sqrt(static_cast<double>(basisBytes)));
-    blockBytes = std::clamp<uint64_t>(std::bit_ceil(root), kMinBlockBytes, 64 * 1024);
-  }
+namespace {
+
+uint32_t largeEnough(uint64_t blockBytes, uint64_t basisBytes) {
   while (blockBytes < kMaxBlockBytes && (basisBytes + blockBytes - 1) / blockBytes > kMaxSignatureBlocks)
     blockBytes *= 2;
   return static_cast<uint32_t>(blockBytes);
+}
+
+}  // namespace
+
+uint32_t chooseBlockBytes(uint64_t basisBytes) {
+  if (basisBytes >= (1 << 20) && basisBytes % 4096 == 0) return largeEnough(4096, basisBytes);
+  return chooseRootBlockBytes(basisBytes);
+}
+
+uint32_t chooseRootBlockBytes(uint64_t basisBytes) {
+  const auto root = static_cast<uint64_t>(std::sqrt(static_cast<double>(basisBytes)));
+  return largeEnough(std::clamp<uint64_t>(std::bit_ceil(root), kMinBlockBytes, 64 * 1024), basisBytes);
+}
+
+unsigned chooseStrongBytes(uint64_t basisBytes, uint32_t blockBytes) {
+  const int bits = kSpareBits + 2 * std::bit_width(basisBytes) - std::bit_width(blockBytes) - kWeakBits;
+  return static_cast<unsigned>(std::clamp<int>((bits + 7) / 8, kMinStrongBytes, kMaxStrongBytes));
 }
 
 uint32_t Signature::blockLength(uint32_t block) const {
@@ -46,12 +63,12 @@ uint32_t Signature::blockLength(uint32_t block) const {
   return 0;
 }
 
-SignatureWriter::SignatureWriter(uint32_t blockBytes, const Key& key, bool announceKey)
-    : blockBytes_(blockBytes), key_(key), rolling_(key, blockBytes) {
+SignatureWriter::SignatureWriter(uint32_t blockBytes, const Key& key, bool announceKey, unsigned strongBytes)
+    : blockBytes_(blockBytes), strongBytes_(strongBytes), key_(key), rolling_(key, blockBytes) {
   Writer writer(output_);
   writer.raw(kMagic);
-  writer.u8(kVersion);
-  writer.u8(kStrongBytes);
+  writer.u8(strongBytes == kMaxStrongBytes ? kVersion : kShortVersion);
+  writer.u8(static_cast<uint8_t>(strongBytes));
   writer.u8(announceKey ? kFlagKey : 0);
   writer.u32(blockBytes);
   if (announceKey) writer.raw(key);
@@ -79,7 +96,7 @@ Status SignatureWriter::addBlocks(uint64_t firstBlock, ByteSpan data) {
     ++runBlocks_;
     Writer writer(entries_);
     writer.u32(rolling_.hashOf(block.data(), block.size()));
-    writer.u64(hashes_[i]);
+    for (unsigned byte = 0; byte < strongBytes_; ++byte) writer.u8(static_cast<uint8_t>(hashes_[i] >> (8 * byte)));
   }
   return {};
 }
@@ -114,8 +131,8 @@ Bytes SignatureWriter::take() {
   return taken;
 }
 
-SignatureBuilder::SignatureBuilder(const Basis& basis, const Key& key, bool announceKey)
-    : basis_(basis), writer_(std::max(basis.blockBytes(), kMinBlockBytes), key, announceKey) {}
+SignatureBuilder::SignatureBuilder(const Basis& basis, const Key& key, bool announceKey, unsigned strongBytes)
+    : basis_(basis), writer_(std::max(basis.blockBytes(), kMinBlockBytes), key, announceKey, strongBytes) {}
 
 Result<Bytes> SignatureBuilder::next(const std::function<bool(uint64_t)>& onProgress) {
   const uint64_t blockBytes = basis_.blockBytes();
@@ -189,11 +206,15 @@ Result<bool> SignatureParser::step() {
       DH_TRY(const ByteSpan magic, reader.take(sizeof kMagic));
       if (!std::equal(magic.begin(), magic.end(), kMagic)) return Error{Code::kCorrupt, "not a signature"};
       DH_TRY(const uint8_t version, reader.u8());
-      if (version != kVersion) return Error{Code::kUnsupported, "signature of an unknown version"};
+      if (version != kVersion && version != kShortVersion) {
+        return Error{Code::kUnsupported, "signature of an unknown version"};
+      }
       DH_TRY(const uint8_t strongBytes, reader.u8());
       DH_TRY(const uint8_t flags, reader.u8());
-      if (strongBytes != kStrongBytes || flags > kFlagKey)
+      const bool isShort = strongBytes >= kMinStrongBytes && strongBytes < kMaxStrongBytes;
+      if (flags > kFlagKey || (version == kVersion ? strongBytes != kMaxStrongBytes : !isShort)) {
         return Error{Code::kUnsupported, "signature of an unknown kind"};
+      }
       DH_TRY(const uint32_t blockBytes, reader.u32());
       if (blockBytes < kMinBlockBytes || blockBytes > kMaxBlockBytes || !std::has_single_bit(blockBytes)) {
         return Error{Code::kLimit, "signature with a block size out of range"};
@@ -207,6 +228,7 @@ Result<bool> SignatureParser::step() {
         return Error{Code::kProtocol, "signature without a key"};
       }
       signature_.blockBytes = blockBytes;
+      signature_.strongBytes = strongBytes;
       stage_ = Stage::kRun;
       break;
     }
@@ -228,11 +250,14 @@ Result<bool> SignatureParser::step() {
       break;
     }
     case Stage::kEntries: {
-      const uint64_t count = std::min<uint64_t>(entriesLeft_, reader.remaining() / kSignatureEntryBytes);
+      const size_t entryBytes = kWeakBytes + signature_.strongBytes;
+      const uint64_t count = std::min<uint64_t>(entriesLeft_, reader.remaining() / entryBytes);
       if (count == 0) return false;
       for (uint64_t i = 0; i < count; ++i) {
         DH_TRY(const uint32_t weak, reader.u32());
-        DH_TRY(const uint64_t strong, reader.u64());
+        DH_TRY(const ByteSpan bytes, reader.take(signature_.strongBytes));
+        uint64_t strong = 0;
+        for (size_t byte = 0; byte < bytes.size(); ++byte) strong |= uint64_t{bytes[byte]} << (8 * byte);
         signature_.blocks.push_back(static_cast<uint32_t>(nextBlock_++));
         signature_.weak.push_back(weak);
         signature_.strong.push_back(strong);

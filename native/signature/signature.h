@@ -20,32 +20,42 @@ inline constexpr uint32_t kMinBlockBytes = 512;
 inline constexpr uint32_t kMaxBlockBytes = 1 << 26;
 /// A signature never has more entries: with 16 bytes each this bounds the memory for a basis of any size.
 inline constexpr uint64_t kMaxSignatureBlocks = 1 << 20;
-inline constexpr size_t kSignatureEntryBytes = 12;
+inline constexpr unsigned kMinStrongBytes = 2;
+inline constexpr unsigned kMaxStrongBytes = 8;
 
-/// The block size for a basis of this many bytes: 4096 for images (a multiple of 4096 from 1 MiB on), else about the
-/// square root, a power of two in [512, 64 KiB]; doubled until there are at most kMaxSignatureBlocks.
+/// The block size for a basis of this many bytes: 4096 for images (a multiple of 4096 from 1 MiB on), else as of any
+/// other file.
 uint32_t chooseBlockBytes(uint64_t basisBytes);
+/// About the square root, a power of two in [512, 64 KiB]; doubled until there are at most kMaxSignatureBlocks.
+uint32_t chooseRootBlockBytes(uint64_t basisBytes);
+/// How much of the strong hashes is needed so that in a thousand files of this size one has a false match, if the weak
+/// ones decide with them. For where a false match is found and costs little.
+unsigned chooseStrongBytes(uint64_t basisBytes, uint32_t blockBytes);
 
 /// A received signature. Entry i describes one block of the basis; entries are in rising order of blocks, all-zero
 /// blocks and holes have none.
 struct Signature {
   Key key{};
   uint32_t blockBytes = 0;
+  unsigned strongBytes = kMaxStrongBytes;
   std::vector<BasisSpan> files;
   std::vector<uint32_t> blocks;  // the block's number: it starts at blocks[i] * blockBytes
   std::vector<uint32_t> weak;    // rolling hash
-  std::vector<uint64_t> strong;  // first 8 bytes of the keyed BLAKE3, little-endian
+  std::vector<uint64_t> strong;  // first strongBytes of the keyed BLAKE3, little-endian
 
   uint64_t basisBytes() const { return files.empty() ? 0 : files.back().end(); }
   /// Bytes of a block: less than blockBytes only where a file ends.
   uint32_t blockLength(uint32_t block) const;
+  /// The part of a hash that is in `strong`.
+  uint64_t shortened(uint64_t hash) const { return hash & (UINT64_MAX >> (64 - 8 * strongBytes)); }
 };
 
 /// Writes the signature format; knows hashes, not files.
 class SignatureWriter {
  public:
   /// `key` draws weak and strong hashes; with `announceKey` it goes into the header, else the parser must be given it.
-  SignatureWriter(uint32_t blockBytes, const Key& key, bool announceKey);
+  /// `strongBytes` of each strong hash are kept.
+  SignatureWriter(uint32_t blockBytes, const Key& key, bool announceKey, unsigned strongBytes = kMaxStrongBytes);
 
   /// Adds blocks that lie one after the other, from block number `firstBlock` (rising from call to call) on; only the
   /// last may be short, and only where a file ends. All-zero blocks are left out. kLimit above kMaxSignatureBlocks.
@@ -60,6 +70,7 @@ class SignatureWriter {
   void endRun();
 
   const uint32_t blockBytes_;
+  const unsigned strongBytes_;
   const Key key_;
   const RollingHash rolling_;
   Bytes output_;
@@ -75,8 +86,8 @@ class SignatureWriter {
 /// Makes the signature of a basis piece by piece. Reads no holes.
 class SignatureBuilder {
  public:
-  /// The basis must outlive the builder. Key: as for SignatureWriter.
-  SignatureBuilder(const Basis& basis, const Key& key, bool announceKey);
+  /// The basis must outlive the builder. The rest as for SignatureWriter.
+  SignatureBuilder(const Basis& basis, const Key& key, bool announceKey, unsigned strongBytes = kMaxStrongBytes);
 
   /// The next piece, at most 256 KiB; empty once all is made. `onProgress`, if given, is told the basis bytes done
   /// after each read; returning false ends with kCancelled.

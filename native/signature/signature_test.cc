@@ -96,6 +96,50 @@ TEST_CASE("a signature says of each block that is not zero where and what it is"
   CHECK(parse(keyless, SIZE_MAX, kKey).value().blocks.size() == 9);
 }
 
+TEST_CASE("strong hashes are as short as the size of the basis lets them be") {
+  CHECK(chooseStrongBytes(1 << 20, 1024) == 2);
+  CHECK(chooseStrongBytes(uint64_t{1} << 30, 32 << 10) == 3);
+  CHECK(chooseStrongBytes(uint64_t{1} << 46, 1 << 26) <= kMaxStrongBytes);
+  CHECK(chooseRootBlockBytes(1 << 20) == 1024);
+  const TestDirectory directory;
+  TestRandom random(8);
+  const Basis basis = basisOf(directory, {random.bytes(20 * 512 + 100)}, 512);
+  const auto whole = parse(build(basis, true));
+  DH_REQUIRE_OK(whole);
+  for (unsigned strongBytes = kMinStrongBytes; strongBytes < kMaxStrongBytes; ++strongBytes) {
+    SignatureBuilder builder(basis, kKey, true, strongBytes);
+    Bytes stream;
+    for (;;) {
+      const auto piece = builder.next();
+      DH_REQUIRE_OK(piece);
+      if (piece.value().empty()) break;
+      stream.insert(stream.end(), piece.value().begin(), piece.value().end());
+    }
+    if (strongBytes == 3) {
+      const std::string path = std::string(DELTAHOP_GOLDEN_DIR) + "/signature_short.dhsig";
+      const char* mode = ::getenv("DELTAHOP_GOLDEN");
+      if (mode != nullptr && std::string(mode) == "write") writeTestFile(path, stream);
+      CHECK(stream == readTestFile(path));
+    }
+    const auto shorter = parse(stream, 5);
+    DH_REQUIRE_OK(shorter);
+    CHECK(shorter.value().weak == whole.value().weak);
+    REQUIRE(shorter.value().strong.size() == 21);
+    for (size_t i = 0; i < 21; ++i) {
+      CHECK(shorter.value().strong[i] == whole.value().strong[i] % (uint64_t{1} << (8 * strongBytes)));
+    }
+    // Lengths that do not go with the version.
+    Bytes wrong = stream;
+    wrong[4] = 1;
+    CHECK(parse(wrong).error().code == Code::kUnsupported);
+    wrong[4] = 2;
+    for (const uint8_t length : {0, 1, 8, 9}) {
+      wrong[5] = length;
+      CHECK(parse(wrong).error().code == Code::kUnsupported);
+    }
+  }
+}
+
 TEST_CASE("a signature of many runs comes whole through any split") {
   const TestDirectory directory;
   TestRandom random(2);

@@ -1,7 +1,7 @@
 /** What the agent answers to: the local API of its user, and the API of its peers. Version 1. */
-import { z } from 'zod';
+import * as z from 'zod';
 import { DeltahopError } from '../errors.js';
-import type { LayerStore, StoredLayer } from '../layers/store.js';
+import type { LayerImport, LayerStore, StoredLayer } from '../layers/store.js';
 import type { MigrationContext, Outgoing } from '../migrate/handoff.js';
 import type { IncomingMigrations } from '../migrate/incoming.js';
 import { Migration } from '../migrate/migration.js';
@@ -10,7 +10,7 @@ import type { ServiceRecord } from '../migrate/ownership.js';
 import { dryRun } from '../migrate/survey.js';
 import type { WorkloadDriver } from '../workload/driver.js';
 import { type HandOffs, refuseUnsettled } from './hand-offs.js';
-import type { Job, Jobs } from './jobs.js';
+import type { Job, Jobs, JobWork } from './jobs.js';
 import {
   dryRunRequestSchema,
   errorBody,
@@ -20,8 +20,10 @@ import {
   migrateSchema,
   type NodeReply,
   resolveSchema,
+  type ServiceAdopt,
   type ServiceView,
   serviceAddSchema,
+  serviceAdoptSchema,
 } from './messages.js';
 import { parseAddress } from './peers.js';
 import type { Router } from './router.js';
@@ -53,18 +55,10 @@ export function addLocalRoutes(router: Router, context: ApiContext): void {
 
   router.on('GET', '/v1/layers', null, async () => ({ layers: layers.list().map(layerView) }));
   router.on('POST', '/v1/layers', layerImportSchema, async ({ body }) =>
-    jobs.start(`import of ${body.name}`, async (signal, emit) => {
-      const { layer, replaced, notes } = await layers.import(body, {
-        signal,
-        onProgress: ({ doneBytes, totalBytes, doneFiles, totalFiles }) =>
-          emit({ type: 'progress', what: body.name, doneBytes, totalBytes, doneFiles, totalFiles }),
-      });
-      for (const note of notes) emit({ type: 'warning', message: note });
-      if (replaced !== null) {
-        emit({ type: 'warning', message: `${body.name} was ${replaced} before; that layer stays, by its digest` });
-      }
-      return { type: 'layer', ...layerView(layer) };
-    }),
+    jobs.start(`import of ${body.name}`, async (signal, emit) => ({
+      type: 'layer',
+      ...layerView(await importLayer(layers, body, signal, emit)),
+    })),
   );
   router.on('DELETE', '/v1/layers/:reference', null, async ({ param }) => {
     const { layer, removed } = await layers.remove(param('reference'));
@@ -80,6 +74,7 @@ export function addLocalRoutes(router: Router, context: ApiContext): void {
       return await serviceView(context, record);
     }),
   );
+  router.on('POST', '/v1/services/adopt', serviceAdoptSchema, async ({ body }) => adoptService(context, body));
   router.on('GET', '/v1/services/:name', null, async ({ param }) => serviceView(context, services.get(param('name'))));
   router.on('DELETE', '/v1/services/:name', null, async ({ param }) => {
     const { name } = services.get(param('name'));
@@ -152,19 +147,72 @@ export function addPeerRoutes(router: Router, context: ApiContext): void {
   router.on('GET', '/v1/migrations/:id/health', null, async ({ param }) => incoming.health(id(param)));
 }
 
+async function importLayer(
+  layers: LayerStore,
+  what: LayerImport,
+  signal: AbortSignal,
+  emit: Parameters<JobWork>[1],
+): Promise<StoredLayer> {
+  const { layer, replaced, notes } = await layers.import(what, {
+    signal,
+    onProgress: ({ doneBytes, totalBytes, doneFiles, totalFiles }) =>
+      emit({ type: 'progress', what: what.name, doneBytes, totalBytes, doneFiles, totalFiles }),
+  });
+  for (const note of notes) emit({ type: 'warning', message: note });
+  if (replaced !== null) {
+    emit({ type: 'warning', message: `${what.name} was ${replaced} before; that layer stays, by its digest` });
+  }
+  return layer;
+}
+
+/** Makes a service of what somebody else made: what its base does not have becomes its app layer, its instance is empty. */
+function adoptService(context: ApiContext, { reference, ...service }: ServiceAdopt): Job {
+  const { name, driver, base } = service;
+  const end = context.services.begin(name, 'its adoption');
+  return context.jobs.start(`adoption of ${reference} as ${name}`, async (signal, emit) => {
+    try {
+      await refuseKnown(context.services, name);
+      const { path, settings, command, notes } = await context.driver(driver).foreign(reference, service);
+      for (const note of notes) emit({ type: 'warning', message: note });
+      context.driver(driver).checkSettings(name, settings, command);
+      const layer = await importLayer(context.layers, { kind: 'app', name, parent: base, path }, signal, emit);
+      const record = await addService(context, {
+        ...service,
+        app: layer.digest,
+        settings: { ...settings },
+        command: [...command],
+      });
+      return { type: 'service', ...(await serviceView(context, record)) };
+    } finally {
+      end();
+    }
+  });
+}
+
+async function refuseKnown(services: ServiceStore, name: string): Promise<void> {
+  const existing = await services.read(name);
+  if (existing === null) return;
+  const where = existing.movedTo === null ? '' : `; it moved to ${existing.movedTo}`;
+  throw new DeltahopError('DELTAHOP_E_EXISTS', `there is a service ${name} on this node already${where}`);
+}
+
 async function addService(
   { services, layers, driver }: ApiContext,
   { name, driver: driverName, base, app, settings, command, health }: z.infer<typeof serviceAddSchema>,
 ): Promise<ServiceRecord> {
-  const existing = await services.read(name);
-  if (existing !== null) {
-    const where = existing.movedTo === null ? '' : `; it moved to ${existing.movedTo}`;
-    throw new DeltahopError('DELTAHOP_E_EXISTS', `there is a service ${name} on this node already${where}`);
-  }
+  await refuseKnown(services, name);
   const chosen = driver(driverName);
-  chosen.validateSettings(settings);
+  const complete = chosen.checkSettings(name, settings, command);
   const baseLayer = layerOfKind(layers, base, 'base');
   const appLayer = layerOfKind(layers, app, 'app');
+  for (const { form, name: layerName } of [baseLayer, appLayer]) {
+    if (form !== chosen.layerForm) {
+      throw new DeltahopError(
+        'DELTAHOP_E_INVALID_ARGUMENT',
+        `layer ${layerName} is a ${form}, and services of ${driverName} need a ${chosen.layerForm}`,
+      );
+    }
+  }
   if (appLayer.parent !== null && appLayer.parent !== baseLayer.digest) {
     throw new DeltahopError(
       'DELTAHOP_E_INVALID_ARGUMENT',
@@ -176,7 +224,7 @@ async function addService(
     driver: driverName,
     base: baseLayer.digest,
     app: appLayer.digest,
-    settings,
+    settings: complete,
     command,
     health,
     epoch: 1,
@@ -224,8 +272,8 @@ function layerOfKind(layers: LayerStore, reference: string, kind: 'base' | 'app'
   throw new DeltahopError('DELTAHOP_E_INVALID_ARGUMENT', `layer ${reference} is of kind ${layer.kind}, not ${kind}`);
 }
 
-function layerView({ name, names, digest, kind, parent, files, bytes }: StoredLayer): LayerView {
-  return { name, names: [...names], digest, kind, parent, files, bytes };
+function layerView({ name, names, digest, kind, form, parent, files, bytes }: StoredLayer): LayerView {
+  return { name, names: [...names], digest, kind, form, parent, files, bytes };
 }
 
 async function serviceView({ services, layers, driver }: ApiContext, record: ServiceRecord): Promise<ServiceView> {
@@ -234,6 +282,7 @@ async function serviceView({ services, layers, driver }: ApiContext, record: Ser
     digest,
   });
   const view = {
+    note: null,
     name: record.name,
     driver: record.driver,
     base: shown(record.base),
@@ -248,8 +297,8 @@ async function serviceView({ services, layers, driver }: ApiContext, record: Ser
   };
   try {
     // One service whose driver fails must not hide the others from the list.
-    const { state, pid } = await driver(record.driver).inspect(services.workload(record));
-    return { ...view, state, pid, problem: null };
+    const { state, pid, note = null } = await driver(record.driver).inspect(services.workload(record));
+    return { ...view, state, pid, note, problem: null };
   } catch (error) {
     return { ...view, state: 'unknown', pid: null, problem: errorBody(error).message };
   }

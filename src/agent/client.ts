@@ -1,7 +1,8 @@
 /** The API's client: the command line uses it over the unix socket, and agents toward their peers over TCP. */
 import { Agent, type ClientRequest, type IncomingMessage, request } from 'node:http';
 import type { Socket } from 'node:net';
-import { z } from 'zod';
+import { join, resolve } from 'node:path';
+import * as z from 'zod';
 import { DeltahopError } from '../errors.js';
 import { systemCode } from '../layers/durable-file.js';
 import type { PeerLink } from '../migrate/handoff.js';
@@ -40,6 +41,7 @@ import {
   type NodeReply,
   nodeReplySchema,
   type ServiceAdd,
+  type ServiceAdopt,
   type ServiceView,
   type StreamedEvent,
   serviceViewSchema,
@@ -47,6 +49,11 @@ import {
 
 const replyLimitBytes = 4 * 1024 * 1024;
 const eventLimitBytes = 1024 * 1024;
+
+/** Path of the socket by which the command line finds the agent of a state directory. */
+export function localSocketPath(statePath: string): string {
+  return join(resolve(statePath), 'agent.sock');
+}
 
 /** Where an agent is to be found. */
 export type Target = { socketPath: string } | { host: string; port: number };
@@ -271,6 +278,11 @@ export class LocalClient {
       { method: 'POST', path: ['services'], body: service, limitMs: null },
       serviceViewSchema,
     );
+  }
+
+  /** Events `job`, `progress`..., and last `service` or `error`. */
+  adoptService(service: ServiceAdopt): AsyncGenerator<StreamedEvent> {
+    return this.#connection.events({ method: 'POST', path: ['services', 'adopt'], body: service, limitMs: null });
   }
 
   async services(): Promise<ServiceView[]> {

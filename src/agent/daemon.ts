@@ -1,8 +1,7 @@
 /** The agent: puts a node's parts together and keeps them for as long as it runs. The only module that knows every driver. */
-import { mkdir, readFile, realpath } from 'node:fs/promises';
-import { join, resolve } from 'node:path';
+import { mkdir, realpath } from 'node:fs/promises';
+import { join } from 'node:path';
 import type { Logger } from 'pino';
-import { z } from 'zod';
 import { loadEngine } from '../engine/engine.js';
 import { DeltahopError } from '../errors.js';
 import { fileError } from '../layers/durable-file.js';
@@ -12,14 +11,17 @@ import { LayerStore } from '../layers/store.js';
 import { type MigrationContext, Outgoing } from '../migrate/handoff.js';
 import { History } from '../migrate/history.js';
 import { IncomingMigrations } from '../migrate/incoming.js';
-import { Journal } from '../migrate/journal.js';
+import { isUndecided, Journal } from '../migrate/journal.js';
 import { TransferClient } from '../transfer/transfer-client.js';
 import { TransferServer } from '../transfer/transfer-server.js';
 import { WorkerPool } from '../transfer/worker-pool.js';
 import type { WorkloadDriver } from '../workload/driver.js';
+import { createLibvirtDriver } from '../workload/libvirt/libvirt-driver.js';
 import { createLxcDriver } from '../workload/lxc/lxc-driver.js';
+import { flattenImage } from '../workload/qemu/image.js';
+import { createQemuDriver } from '../workload/qemu/qemu-driver.js';
 import { type ApiContext, addLocalRoutes, addPeerRoutes, addRecoveryRoutes } from './api.js';
-import { PeerConnection } from './client.js';
+import { localSocketPath, PeerConnection } from './client.js';
 import { HandOffs } from './hand-offs.js';
 import { Jobs } from './jobs.js';
 import { type Listener, listenLocally, listenToPeers } from './listener.js';
@@ -28,6 +30,7 @@ import { type Address, addressToward, formatAddress, parseAddress, permittedAddr
 import { Router } from './router.js';
 import { ServiceStore } from './services.js';
 import { StateLock } from './state-lock.js';
+import { programVersion } from './version.js';
 
 /** What `deltahop agent` is given. */
 export interface AgentOptions {
@@ -43,18 +46,7 @@ export interface AgentOptions {
 
 /** A fourth driver is one folder and one line here. */
 export function createDrivers(): readonly WorkloadDriver[] {
-  return [createLxcDriver()];
-}
-
-/** The version of this program, from its package. */
-export async function programVersion(): Promise<string> {
-  const text = await readFile(new URL('../../../package.json', import.meta.url), 'utf8');
-  return z.object({ version: z.string() }).parse(JSON.parse(text)).version;
-}
-
-/** Path of the socket by which the command line finds the agent of a state directory. */
-export function localSocketPath(statePath: string): string {
-  return join(resolve(statePath), 'agent.sock');
+  return [createLxcDriver(), createQemuDriver(), createLibvirtDriver()];
 }
 
 /** A running agent. */
@@ -88,7 +80,7 @@ export class Agent {
       closers.push(() => lock.release());
 
       const reserve = await SpaceReserve.open(join(statePath, 'reserve'));
-      const layers = await LayerStore.open(join(statePath, 'layers'), engine);
+      const layers = await LayerStore.open(join(statePath, 'layers'), engine, flattenImage);
       const services = await ServiceStore.open(join(statePath, 'services'), layers, reserve);
       const drivers = new Map(createDrivers().map((driver) => [driver.name, driver]));
       const driver = (name: string): WorkloadDriver => {
@@ -208,7 +200,7 @@ async function recoverServices(
 ): Promise<void> {
   for (const record of services.list()) {
     // Those of open hand-offs were put in order by what the journal says.
-    if (journal.unsettled(record.name).length > 0) continue;
+    if (journal.unsettled(record.name).some(isUndecided)) continue;
     try {
       await driver(record.driver).recover(services.workload(record));
     } catch (error) {

@@ -3,9 +3,9 @@ import { randomUUID } from 'node:crypto';
 import { mkdir, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { DeltahopError, isDeltahopError } from '../errors.js';
-import { fileError, readJson, writeJsonDurably } from '../layers/durable-file.js';
-import { errorBody, type JobView, jobViewSchema } from './messages.js';
+import { DeltahopError, type ErrorCode, isDeltahopError } from '../errors.js';
+import { fileError, readJson, removeUnfinishedWrites, writeJsonDurably } from '../layers/durable-file.js';
+import { errorBody, errorBodySchema, type JobView, jobViewSchema } from './messages.js';
 
 /** What a job says; `type` tells which. The last one is its result, or `error`. */
 export interface JobEvent {
@@ -117,8 +117,11 @@ export class Job {
 
 function stateOf(result: JobEvent | null): JobView['state'] {
   if (result === null) return 'running';
-  const failed = result.type === 'error' || 'error' in result;
-  return failed ? 'failed' : 'done';
+  const { error } = result as { error?: unknown };
+  const failure = errorBodySchema.safeParse(result.type === 'error' ? result : error);
+  if (result.type !== 'error' && error === undefined) return 'done';
+  const cancelled: ErrorCode = 'DELTAHOP_E_CANCELLED';
+  return failure.data?.code === cancelled ? 'cancelled' : 'failed';
 }
 
 /** What is left of a job whose agent was killed: nobody else may begin it anew, since its user may not want it any more. */
@@ -133,6 +136,8 @@ export class Jobs {
   readonly #path: string;
   readonly #jobs = new Map<string, Job>();
   readonly #earlier: Map<string, JobView>;
+  /** Of each job whose result is not on disk yet. */
+  readonly #recording = new Set<Promise<void>>();
   readonly #onEnd: (title: string, result: JobEvent) => void;
 
   private constructor(path: string, earlier: readonly JobView[], onEnd: (title: string, result: JobEvent) => void) {
@@ -148,6 +153,7 @@ export class Jobs {
   static async open(path: string, onEnd: (title: string, result: JobEvent) => void): Promise<Jobs> {
     try {
       await mkdir(path, { recursive: true, mode: 0o700 });
+      await removeUnfinishedWrites(path);
       const earlier: JobView[] = [];
       for (const name of await readdir(path)) {
         // A result that cannot be read is none: nothing but the reader's curiosity depends on it.
@@ -168,12 +174,15 @@ export class Jobs {
     this.#jobs.set(job.id, job);
     // On record from its first moment on: should this agent be killed, the next one can say what became of it.
     const begun = this.#write(job.view);
-    void job.finished.then(async (result) => {
-      this.#onEnd(job.title, result);
-      await begun;
-      await this.#write(job.view);
-      await this.#forgetOldest();
-    });
+    const recorded = job.finished
+      .then(async (result) => {
+        this.#onEnd(job.title, result);
+        await begun;
+        await this.#write(job.view);
+        await this.#forgetOldest();
+      })
+      .finally(() => this.#recording.delete(recorded));
+    this.#recording.add(recorded);
     const done = [...this.#jobs.values()].filter((candidate) => candidate.done);
     for (const old of done.slice(0, Math.max(0, done.length - keptJobs))) {
       this.#earlier.set(old.id, old.view);
@@ -199,14 +208,16 @@ export class Jobs {
     return this.#jobs.get(view.id) ?? new Job(view.title, async () => view.result ?? { type: 'error' }, view.id);
   }
 
-  /** Cancels what is under way and waits for its end, though not for ever: a hand-off that is decided is not given up. */
+  /**
+   * Cancels what is under way and waits until its end is on record, though not for ever: a hand-off that is decided is
+   * not given up.
+   */
   async cancelAll(): Promise<void> {
-    const running = [...this.#jobs.values()].filter((job) => !job.done);
-    if (running.length === 0) return;
-    for (const job of running) job.cancel();
+    for (const job of this.#jobs.values()) if (!job.done) job.cancel();
+    if (this.#recording.size === 0) return;
     const limit = new AbortController();
     await Promise.race([
-      Promise.all(running.map((job) => job.finished)),
+      Promise.all(this.#recording),
       sleep(cancelLimitMs, undefined, { signal: limit.signal }).catch(() => {}),
     ]);
     limit.abort();

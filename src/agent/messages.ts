@@ -1,7 +1,7 @@
 /** What the agent's API says and is told: schemas and their types, shared by the server and its clients. */
-import { z } from 'zod';
+import * as z from 'zod';
 import { DeltahopError, errorCatalogue, isDeltahopError } from '../errors.js';
-import { digestSchema, layerKindSchema, layerNameSchema } from '../layers/layer.js';
+import { digestSchema, layerFormSchema, layerKindSchema, layerNameSchema } from '../layers/layer.js';
 import { findingSchema } from '../migrate/offer.js';
 import { healthPolicySchema } from '../migrate/ownership.js';
 
@@ -55,6 +55,7 @@ export const layerViewSchema = z.object({
   names: z.array(z.string()),
   digest: digestSchema,
   kind: layerKindSchema,
+  form: layerFormSchema,
   parent: digestSchema.nullable(),
   files: z.int().nonnegative(),
   bytes: z.int().nonnegative(),
@@ -72,10 +73,16 @@ export const serviceAddSchema = z.strictObject({
   base: layerReference,
   app: layerReference,
   settings: z.record(z.string().min(1).max(64), argument),
-  command: z.array(argument).min(1, 'needs a command').max(256),
+  command: z.array(argument).max(256),
   health: healthPolicySchema.nullable(),
 });
 export type ServiceAdd = z.infer<typeof serviceAddSchema>;
+
+/** POST /v1/services/adopt: `reference` is what the driver's own tools call what exists; its app layer gets the service's name. */
+export const serviceAdoptSchema = serviceAddSchema
+  .omit({ app: true })
+  .extend({ reference: z.string().min(1).max(4096) });
+export type ServiceAdopt = z.infer<typeof serviceAdoptSchema>;
 
 /** A service as the API shows it. */
 export const serviceViewSchema = z.object({
@@ -93,6 +100,8 @@ export const serviceViewSchema = z.object({
   /** `unknown` if its driver could not tell; `problem` says why. */
   state: z.enum(['stopped', 'running', 'frozen', 'unknown']),
   problem: z.string().nullable(),
+  /** What its driver has to say of how it runs here, if anything. */
+  note: z.string().nullable(),
   pid: z.int().nullable(),
   /** The operation under way, if any. */
   operation: z.string().nullable(),
@@ -139,8 +148,8 @@ export type StreamedEvent = z.infer<typeof jobEventSchema>;
 export const jobViewSchema = z.object({
   id: z.string(),
   title: z.string(),
-  /** `interrupted`: its agent was killed before it ended. */
-  state: z.enum(['running', 'done', 'failed', 'interrupted']),
+  /** `cancelled`: it failed because it was asked to stop; `interrupted`: its agent was killed before it ended. */
+  state: z.enum(['running', 'done', 'failed', 'cancelled', 'interrupted']),
   startedAtMs: z.int().nonnegative(),
   /** null while it runs, and if nobody saw it end. */
   endedAtMs: z.int().nonnegative().nullable(),

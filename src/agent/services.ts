@@ -1,9 +1,15 @@
 /** The services of one node: `<path>/<name>/service.json`, and beside it `workload/`, which is the driver's. */
 import { mkdir, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { z } from 'zod';
+import * as z from 'zod';
 import { DeltahopError } from '../errors.js';
-import { fileError, readJson, syncDirectory, writeJsonDurably } from '../layers/durable-file.js';
+import {
+  fileError,
+  readJson,
+  removeUnfinishedWrites,
+  syncDirectory,
+  writeJsonDurably,
+} from '../layers/durable-file.js';
 import { digestSchema } from '../layers/layer.js';
 import type { SpaceReserve } from '../layers/space-reserve.js';
 import type { LayerStore } from '../layers/store.js';
@@ -50,6 +56,7 @@ export class ServiceStore implements Ownership {
     const store = new ServiceStore(path, layers, reserve);
     await mkdir(path, { recursive: true, mode: 0o700 });
     for (const name of await readdir(path)) {
+      await removeUnfinishedWrites(join(path, name));
       const stored = await readJson(join(path, name, 'service.json'), recordSchema);
       // Without a record: the remains of a removal, or of an addition that was not completed.
       if (stored === null) continue;

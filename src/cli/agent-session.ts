@@ -1,12 +1,11 @@
 /** What commands that talk to an agent share: finding it, following its jobs, printing what it says. */
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
-import { LocalClient } from '../agent/client.js';
-import { localSocketPath } from '../agent/daemon.js';
-import type { ErrorBody, StreamedEvent } from '../agent/messages.js';
+import type { LocalClient } from '../agent/client.js';
+import { type ErrorBody, errorBodySchema, type StreamedEvent } from '../agent/messages.js';
 import { DeltahopError } from '../errors.js';
 import { errorText, eventView, jsonLine, printable } from './render.js';
-import type { Surroundings } from './surroundings.js';
+import { exitCodes, type Surroundings } from './surroundings.js';
 
 /**
  * Shows a job's events until its end; its last event is returned.
@@ -45,7 +44,7 @@ export async function follow(
       }
       view.show(event);
     }
-    if (last === null || !['layer', 'summary', 'error'].includes(last.type)) {
+    if (last === null || !['layer', 'service', 'summary', 'error'].includes(last.type)) {
       throw new DeltahopError('DELTAHOP_E_NO_AGENT', 'the agent ended before the job did; its log says more');
     }
     return last;
@@ -58,6 +57,20 @@ export async function follow(
   }
 }
 
+/** The error of a job by its last event, shown to whom `follow` has not shown it; null if it went well. */
+export function jobFailure(command: Command, around: Surroundings, last: StreamedEvent): ErrorBody | null {
+  const failure = last.type === 'error' ? last : last['error'];
+  if (failure === undefined) return null;
+  const body = errorBodySchema.parse(failure);
+  fail(around, false, body, isJson(command));
+  return body;
+}
+
+/** The exit code of a job that failed. */
+export function failureCode({ code }: ErrorBody): number {
+  return code === 'DELTAHOP_E_CANCELLED' ? exitCodes.interrupted : exitCodes.failed;
+}
+
 /** Runs `work` with a client of the agent of the node that the command line names. */
 export async function withAgent(
   command: Command,
@@ -65,6 +78,7 @@ export async function withAgent(
   work: (client: LocalClient) => Promise<void>,
 ): Promise<void> {
   const statePath = resolve(stateOf(command, around));
+  const { LocalClient, localSocketPath } = await import('../agent/client.js');
   const client = new LocalClient(localSocketPath(statePath), statePath);
   try {
     await work(client);

@@ -2,18 +2,18 @@
 import { resolve } from 'node:path';
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import type { LocalClient } from '../agent/client.js';
-import { Agent, programVersion } from '../agent/daemon.js';
-import { examine } from '../agent/doctor.js';
-import { type ErrorBody, errorBody, errorBodySchema, type ServiceView } from '../agent/messages.js';
+import { type ErrorBody, errorBody } from '../agent/messages.js';
 import { formatAddress, parseAddress } from '../agent/peers.js';
+import { programVersion } from '../agent/version.js';
 import { DeltahopError } from '../errors.js';
-import type { HealthPolicy } from '../migrate/ownership.js';
-import { fail, follow, isJson, print, stateOf, withAgent } from './agent-session.js';
+import { fail, failureCode, follow, isJson, jobFailure, print, stateOf, withAgent } from './agent-session.js';
 import { dryRunText } from './forecast-text.js';
 import { addHandOffCommands } from './hand-off-commands.js';
 import { addJobCommands } from './job-commands.js';
+import { readAddress, readSeconds } from './option-values.js';
 import { bytesText, printable, table } from './render.js';
 import { addServeCommand } from './serve-command.js';
+import { addServiceCommands } from './service-commands.js';
 import { exitCodes, type Surroundings } from './surroundings.js';
 import { addSyncCommand } from './sync-command.js';
 
@@ -52,7 +52,7 @@ export async function run(args: readonly string[], around: Surroundings): Promis
   };
   addAgentCommand(program, around, done);
   addLayerCommands(program, around, done);
-  addServiceCommands(program, around);
+  addServiceCommands(program, around, done);
   addMigrateCommand(program, around, done);
   addJobCommands(program, around, done);
   addHandOffCommands(program, around, done);
@@ -92,7 +92,8 @@ Examples:
   deltahop agent --state /var/lib/deltahop --listen 10.0.0.1:7400 --name edge-a --insecure`,
     )
     .action(async (options: { listen: string; name?: string; insecure?: boolean }, command: Command) => {
-      const log = around.log();
+      const { Agent } = await import('../agent/daemon.js');
+      const log = await around.log();
       let stop: () => void = () => {};
       const stopped = new Promise<void>((resolveStopped) => {
         stop = resolveStopped;
@@ -130,27 +131,28 @@ function addLayerCommands(program: Command, around: Surroundings, done: (code: n
   const layer = program.command('layer').description('Import, list and remove layers.');
   layer
     .command('import')
-    .description('Take a directory in as a layer and print its digest. With a parent, PATH is the full tree upon it.')
+    .description(
+      'Take a tree or a disk in as a layer and print its digest. With a parent, PATH is the full one upon it.',
+    )
     .addOption(new Option('--kind <kind>', 'what the layer is').choices(['base', 'app']).makeOptionMandatory())
     .requiredOption('--name <name>', 'how the layer is called on this node')
     .option('--parent <name>', 'base layer that an app layer was built upon')
-    .argument('<path>', 'directory')
+    .argument('<path>', 'directory, for containers; or image of a disk (raw, qcow2), for virtual machines')
     .addHelpText(
       'after',
       `
 Examples:
   deltahop layer import --kind base --name debian12 /srv/rootfs/debian12
-  deltahop layer import --kind app --name redis7 --parent debian12 /srv/rootfs/redis`,
+  deltahop layer import --kind app --name redis7 --parent debian12 /srv/rootfs/redis
+  deltahop layer import --kind base --name debian12-disk /srv/images/debian12.qcow2`,
     )
     .action(async (path: string, options: { kind: string; name: string; parent?: string }, command: Command) => {
       await withAgent(command, around, async (client) => {
         const { kind, name, parent = null } = options;
         const events = client.importLayer({ kind, name, parent, path: resolve(path) });
         const last = await follow(command, around, client, events, `stopping the import of ${name}`);
-        if (last?.type === 'error') {
-          fail(around, false, errorBodySchema.parse(last), isJson(command));
-          done(last['code'] === 'DELTAHOP_E_CANCELLED' ? exitCodes.interrupted : exitCodes.failed);
-        }
+        const failure = last === null ? null : jobFailure(command, around, last);
+        if (failure !== null) done(failureCode(failure));
       });
     });
   layer
@@ -164,15 +166,16 @@ Examples:
           digest === null
             ? '-'
             : (layers.find((candidate) => candidate.digest === digest)?.name ?? shortDigest(digest));
-        const rows = layers.map(({ names, kind, parent, files, bytes, digest }) => [
+        const rows = layers.map(({ names, kind, form, parent, files, bytes, digest }) => [
           names.length === 0 ? '-' : names.join(' '),
           kind,
+          form,
           nameOf(parent),
           String(files),
           bytesText(bytes),
           digest,
         ]);
-        const text = table(['NAME', 'KIND', 'PARENT', 'FILES', 'SIZE', 'DIGEST'], rows);
+        const text = table(['NAME', 'KIND', 'FORM', 'PARENT', 'FILES', 'SIZE', 'DIGEST'], rows);
         print(command, around, { type: 'layers', layers }, text);
       });
     });
@@ -186,106 +189,6 @@ Examples:
         const { digest, removed } = await client.removeLayer(name);
         const text = removed === 'name' ? `removed the name ${name}; its layer has others` : `removed layer ${name}`;
         print(command, around, { type: 'removed', what: removed, name, digest }, text);
-      });
-    });
-}
-
-function addServiceCommands(program: Command, around: Surroundings): void {
-  const service = program.command('service').description('Add, start, stop, list, inspect and remove services.');
-  service
-    .command('add')
-    .description('Describe a service to this node. It is not started.')
-    .argument('<name>', 'letters, digits and -, at most 32')
-    .argument('<command...>', 'what runs in it; write -- in front')
-    .requiredOption('--driver <driver>', 'workload driver: lxc')
-    .requiredOption('--base <name>', 'base layer')
-    .requiredOption('--app <name>', 'app layer')
-    .option('--set <key=value>', 'setting of the driver; may be given several times', collectSetting, {})
-    .option('--health <probe>', 'tcp:PORT, http:PORT/PATH or exec:COMMAND, tried within the service after it has moved')
-    .option('--health-for <seconds>', 'the probe has to hold for so long', readSeconds, 2)
-    .option('--health-limit <seconds>', 'and to begin to by then', readSeconds, 30)
-    .addOption(
-      new Option('--health-fails <policy>', 'else: ask you, keep it there, or bring it back to where it was frozen')
-        .choices(['ask', 'keep', 'back'])
-        .default('ask'),
-    )
-    .addHelpText(
-      'after',
-      `
-Example:
-  deltahop service add web --driver lxc --base debian12 --app redis7 \\
-    --set ip=10.0.0.5/24 -- /usr/bin/redis-server --port 6379`,
-    )
-    .action(
-      async (
-        name: string,
-        words: string[],
-        options: { driver: string; base: string; app: string; set: Record<string, string> } & HealthFlags,
-        command: Command,
-      ) => {
-        await withAgent(command, around, async (client) => {
-          const { driver, base, app, set } = options;
-          const health = healthOf(options);
-          const added = await client.addService({ name, driver, base, app, settings: set, command: words, health });
-          print(command, around, { type: 'service', ...added }, `added service ${name}`);
-        });
-      },
-    );
-  for (const [change, did] of [
-    ['start', 'runs'],
-    ['stop', 'is stopped'],
-  ] as const) {
-    service
-      .command(change)
-      .description(change === 'start' ? 'Start a service that this node owns.' : 'Stop a service that this node owns.')
-      .argument('<name>')
-      .addHelpText('after', `\nExample:\n  deltahop service ${change} web`)
-      .action(async (name: string, _options: object, command: Command) => {
-        await withAgent(command, around, async (client) => {
-          const changed = await client.changeService(name, change);
-          print(command, around, { type: 'service', ...changed }, `service ${name} ${did}`);
-        });
-      });
-  }
-  service
-    .command('list')
-    .description('List the services that this node owns, or once had.')
-    .addHelpText('after', '\nExample:\n  deltahop service list')
-    .action(async (_options: object, command: Command) => {
-      await withAgent(command, around, async (client) => {
-        const services = await client.services();
-        const rows = services.map((view) => [
-          view.name,
-          stateText(view),
-          view.driver,
-          view.base.name,
-          view.app.name,
-          String(view.epoch),
-        ]);
-        const text = table(['NAME', 'STATE', 'DRIVER', 'BASE', 'APP', 'EPOCH'], rows);
-        print(command, around, { type: 'services', services }, text);
-      });
-    });
-  service
-    .command('inspect')
-    .description('Show all that this node knows of a service.')
-    .argument('<name>')
-    .addHelpText('after', '\nExample:\n  deltahop service inspect web --json')
-    .action(async (name: string, _options: object, command: Command) => {
-      await withAgent(command, around, async (client) => {
-        const view = await client.service(name);
-        print(command, around, { type: 'service', ...view }, serviceText(view));
-      });
-    });
-  service
-    .command('rm')
-    .description('Remove a stopped service from this node, with all that it has changed. Layers stay.')
-    .argument('<name>')
-    .addHelpText('after', '\nExample:\n  deltahop service rm web')
-    .action(async (name: string, _options: object, command: Command) => {
-      await withAgent(command, around, async (client) => {
-        await client.removeService(name);
-        print(command, around, { type: 'removed', what: 'service', name }, `removed service ${name}`);
       });
     });
 }
@@ -333,12 +236,10 @@ Examples:
         const onCommit = options.onCommit === undefined ? null : resolve(options.onCommit);
         const events = client.migrate(name, { to, onCommit, maxDowntimeMs: options.maxDowntime * 1000 });
         const last = await follow(command, around, client, events, `cancelling the migration of ${name}`);
-        const failure = last?.type === 'error' ? last : last?.['error'];
-        if (failure === undefined) return;
-        const body = errorBodySchema.parse(failure);
+        const failure = last === null ? null : jobFailure(command, around, last);
+        if (failure === null) return;
         if (!isJson(command)) around.stderr.write(await whereabouts(client, name));
-        fail(around, false, body, isJson(command));
-        done(body.code === 'DELTAHOP_E_CANCELLED' ? exitCodes.interrupted : exitCodes.failed);
+        done(failureCode(failure));
       });
     });
 }
@@ -360,16 +261,19 @@ function addDoctorCommand(program: Command, around: Surroundings, done: (code: n
     .addHelpText(
       'after',
       `
-Exits with 1 if anything is missing that services need; the testbed's needs do not count.
+Exits with 1 if anything is missing that every service needs, or if this machine can run services of no driver.
 
 Example:
   deltahop doctor --json`,
     )
     .action(async (_options: object, command: Command) => {
+      const { examine } = await import('../agent/doctor.js');
       const examinations = await examine();
-      const ok = examinations.every(
-        ({ group, capabilities }) => group === 'testbed' || capabilities.every((capability) => capability.ok),
+      const able = new Set(
+        examinations.filter(({ capabilities }) => capabilities.every((found) => found.ok)).map(({ group }) => group),
       );
+      // A node that has one kind of service only needs nothing of the others.
+      const ok = able.has('deltahop') && [...able].some((group) => group !== 'deltahop' && group !== 'testbed');
       const text = examinations
         .map(({ group, capabilities }) => {
           const lines = capabilities.map((found) => {
@@ -393,71 +297,9 @@ function usageBody(text: string): ErrorBody {
   return { code: 'DELTAHOP_E_INVALID_ARGUMENT', message, remedy: 'see --help of the command' };
 }
 
-function readAddress(text: string): string {
-  return orInvalid(() => formatAddress(parseAddress(text)));
-}
-
 function readNodeName(text: string): string {
   if (/^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$/.test(text)) return text;
   throw new InvalidArgumentError('A node name is made of letters, digits and . _ - and has 64 at the most.');
-}
-
-function orInvalid<T>(read: () => T): T {
-  try {
-    return read();
-  } catch (error) {
-    throw new InvalidArgumentError(error instanceof Error ? error.message : String(error));
-  }
-}
-
-function readSeconds(text: string): number {
-  const seconds = /^\d{1,6}(\.\d{1,3})?$/.test(text) ? Number(text) : Number.NaN;
-  if (Number.isFinite(seconds)) return seconds;
-  throw new InvalidArgumentError('Write a number of seconds, like 30 or 0.5.');
-}
-
-interface HealthFlags {
-  health?: string;
-  healthFor: number;
-  healthLimit: number;
-  healthFails: 'ask' | 'keep' | 'back';
-}
-
-function healthOf({ health, healthFor, healthLimit, healthFails }: HealthFlags): HealthPolicy | null {
-  if (health === undefined) return null;
-  return { probe: health, forMs: healthFor * 1000, limitMs: healthLimit * 1000, ifFails: healthFails };
-}
-
-function collectSetting(text: string, before: Record<string, string>): Record<string, string> {
-  const at = text.indexOf('=');
-  const key = text.slice(0, at);
-  if (at < 1) throw new InvalidArgumentError('Write KEY=VALUE.');
-  if (Object.hasOwn(before, key)) throw new InvalidArgumentError(`${key} is given twice.`);
-  return { ...before, [key]: text.slice(at + 1) };
-}
-
-function stateText({ state, ownership, movedTo, operation }: ServiceView): string {
-  if (ownership === 'arriving') return operation === null ? 'did not arrive' : `arriving (${operation})`;
-  const base = ownership === 'departed' ? `moved to ${movedTo ?? '?'}` : state;
-  return operation === null ? base : `${base} (${operation})`;
-}
-
-function serviceText(view: ServiceView): string {
-  const settings = Object.entries(view.settings).map(([key, value]) => `${key}=${value}`);
-  const lines: [string, string][] = [
-    ['name', view.name],
-    ['state', stateText(view)],
-    ...(view.problem === null ? [] : [['problem', view.problem] as [string, string]]),
-    ['pid', view.pid === null ? '-' : String(view.pid)],
-    ['driver', view.driver],
-    ['base', `${view.base.name}  ${view.base.digest}`],
-    ['app', `${view.app.name}  ${view.app.digest}`],
-    ['settings', settings.length === 0 ? '-' : settings.join(' ')],
-    ['command', view.command.map((word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : JSON.stringify(word))).join(' ')],
-    ['health', view.health === null ? '-' : `${view.health.probe}, else ${view.health.ifFails}`],
-    ['epoch', String(view.epoch)],
-  ];
-  return lines.map(([label, value]) => `${label.padEnd(9)} ${printable(value)}`).join('\n');
 }
 
 function shortDigest(digest: string): string {

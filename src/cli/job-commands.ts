@@ -1,7 +1,6 @@
 /** `deltahop jobs`, `watch` and `cancel`: the long operations of an agent, which outlive the terminal that began them. */
 import type { Command } from 'commander';
-import { errorBodySchema } from '../agent/messages.js';
-import { fail, follow, isJson, print, withAgent } from './agent-session.js';
+import { follow, jobFailure, print, withAgent } from './agent-session.js';
 import { durationText, table } from './render.js';
 import { exitCodes, type Surroundings } from './surroundings.js';
 
@@ -39,10 +38,7 @@ export function addJobCommands(program: Command, around: Surroundings, done: (co
           done(exitCodes.interrupted);
           return;
         }
-        const failure = last.type === 'error' ? last : last['error'];
-        if (failure === undefined) return;
-        fail(around, false, errorBodySchema.parse(failure), isJson(command));
-        done(exitCodes.failed);
+        if (jobFailure(command, around, last) !== null) done(exitCodes.failed);
       });
     });
   program

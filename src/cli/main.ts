@@ -1,7 +1,6 @@
 #!/usr/bin/env node
 /** The program `deltahop`: this process' arguments, streams, signals and exit code. */
 import { hostname } from 'node:os';
-import pino from 'pino';
 import { run } from './commands.js';
 import { exitCodes } from './surroundings.js';
 
@@ -29,7 +28,10 @@ process.exitCode = await run(process.argv.slice(2), {
   stderr: process.stderr,
   env: process.env,
   hostName: hostname(),
-  log: () => pino({ base: null }, pino.destination({ fd: 2, sync: true })),
+  log: async () => {
+    const { default: pino } = await import('pino');
+    return pino({ base: null }, pino.destination({ fd: 2, sync: true }));
+  },
   onInterrupt: (handler) => {
     handlers.add(handler);
     return () => {

@@ -133,6 +133,10 @@ export function eventLine(event: StreamedEvent): string | null {
     }
     case 'warning':
       return `warning: ${printable(text(event, 'message'))}`;
+    case 'service': {
+      const name = printable(text(event, 'name'));
+      return `added service ${name}; \`deltahop service start ${name}\` starts it`;
+    }
     case 'layer':
       return printable(text(event, 'digest'));
     case 'summary':

@@ -4,7 +4,7 @@ import { resolve } from 'node:path';
 import { type Command, InvalidArgumentError } from 'commander';
 import { formatAddress, parseAddress, permittedAddress } from '../agent/peers.js';
 import { DeltahopError } from '../errors.js';
-import { type ServeEvent, SyncServer } from '../transfer/serve.js';
+import type { ServeEvent } from '../transfer/serve.js';
 import { isModuleName, type SyncModule } from '../transfer/worker-messages.js';
 import { jsonLine, printable } from './render.js';
 import type { Surroundings } from './surroundings.js';
@@ -15,6 +15,7 @@ interface ServeFlags {
   readOnly?: boolean;
   insecure?: boolean;
   maxConnections?: number;
+  remember?: string;
 }
 
 /** Adds `serve` to the program. */
@@ -27,6 +28,10 @@ export function addServeCommand(program: Command, around: Surroundings): void {
     .option('--read-only', 'clients may fetch and not write')
     .option('--insecure', 'listen beyond this machine, though connections are neither encrypted nor authenticated')
     .option('--max-connections <n>', 'clients at once; further ones are told to come later (default: 8)', readCount)
+    .option(
+      '--remember <dir>',
+      'keep there what clients ask for with --remember; for a tree that they fetch, a copy of it',
+    )
     .addHelpText(
       'after',
       `
@@ -49,7 +54,8 @@ Examples:
           return { name, path, readOnly: flags.readOnly === true };
         }),
       );
-      const log = around.log();
+      const { SyncServer } = await import('../transfer/serve.js');
+      const log = await around.log();
       let stop: () => void = () => {};
       const stopped = new Promise<void>((resolveStopped) => {
         stop = resolveStopped;
@@ -60,6 +66,7 @@ Examples:
           ...address,
           modules,
           ...(flags.maxConnections === undefined ? {} : { maxConnections: flags.maxConnections }),
+          ...(flags.remember === undefined ? {} : { memoryPath: resolve(flags.remember) }),
           onEvent: ({ type, ...fields }: ServeEvent) => log.info(withPlainError(fields), `connection ${type}`),
         });
         if (flags.insecure === true) log.warn('connections are neither encrypted nor authenticated (--insecure)');

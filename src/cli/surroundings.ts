@@ -11,7 +11,7 @@ export interface Surroundings {
   stderr: Output;
   env: Readonly<Record<string, string | undefined>>;
   hostName: string;
-  log: () => Logger;
+  log: () => Promise<Logger>;
   /** Calls `handler` at every SIGINT and SIGTERM until the returned function is called. */
   onInterrupt(handler: (signal: 'SIGINT' | 'SIGTERM') => void): () => void;
 }

@@ -1,23 +1,34 @@
 /** `deltahop sync`: one directory or file made equal to another, here or elsewhere. */
+import { homedir } from 'node:os';
+import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { permittedAddress } from '../agent/peers.js';
-import { loadEngine, type OperationOptions, type OperationReport, type Progress } from '../engine/engine.js';
+import {
+  type Engine,
+  loadEngine,
+  type OperationOptions,
+  type OperationReport,
+  type Progress,
+} from '../engine/engine.js';
 import { DeltahopError } from '../errors.js';
 import {
   awaitGreeting,
   type PeerSync,
+  type SyncOperation,
   type SyncOptions,
   type SyncReport,
   serveUserFiles,
   syncLocally,
   syncWithPeer,
 } from '../transfer/sync.js';
+import { SyncMemory } from '../transfer/sync-memory.js';
 import { commandWords, startRemote } from '../transport/ssh.js';
 import { stdioStream } from '../transport/stdio.js';
 import type { TransportStream } from '../transport/stream.js';
 import { connectTcp } from '../transport/tcp.js';
 import { maxSilenceMs, minSilenceMs, syncPreamble } from '../wire/messages.js';
+import { orInvalid } from './option-values.js';
 import { bytesText, durationText, eventView, jsonLine, printable } from './render.js';
 import { exitCodes, type Surroundings } from './surroundings.js';
 import { type Location, parseLocation } from './sync-location.js';
@@ -40,6 +51,7 @@ interface SyncFlags {
   bwlimit?: number;
   timeout?: number;
   fsync?: boolean;
+  remember?: boolean;
   stats?: boolean;
   progress?: boolean;
   humanReadable?: boolean;
@@ -62,6 +74,10 @@ a file goes into DEST if that is a directory, else it becomes DEST. Files keep a
 extended attributes, holes (rsync's -aHAXS). What DEST has more is left alone without --delete.
 
 A transfer that was cut goes on where it stopped when the same command is run again.
+
+With --remember both sides keep records of the two trees, and the one that sends a copy of what it sent, in
+$XDG_STATE_HOME/deltahop/sync (else ~/.local/state; a server: --remember DIR). The next such sync sends what differs without asking
+first; it needs --delete wherever DEST could have more. Single files are not remembered, and with -c nothing is used.
 
 Exit codes:
   0    done
@@ -97,6 +113,7 @@ export function addSyncCommand(program: Command, around: Surroundings, done: (co
       readTimeout,
     )
     .option('--fsync', 'done means: on stable storage')
+    .option('--remember', 'keep what makes the next such sync cheaper, here and at the other side')
     .option('--stats', 'say at the end what was read, found and sent')
     .option('-h, --human-readable', 'figures of --stats with units')
     .option('-P, --progress', 'show progress where there is no terminal, too')
@@ -117,7 +134,9 @@ export function addSyncCommand(program: Command, around: Surroundings, done: (co
       const off = around.onInterrupt(() => stop.abort());
       try {
         if (flags.server === true) {
-          const failure = await serveUserFiles(loadEngine(), stdioStream('the client'), stop.signal);
+          const engine = loadEngine();
+          const memory = new SyncMemory(engine, memoryPath(around));
+          const failure = await serveUserFiles(engine, stdioStream('the client'), memory, stop.signal);
           done(failure === null ? exitCodes.ok : exitCodes.failed);
           return;
         }
@@ -156,7 +175,11 @@ async function sync(
     silenceMs: flags.timeout ?? null,
   };
   const startedAtMs = performance.now();
-  const report = await watched(flags, around, signal, (operation) => run(src, dest, options, flags, operation));
+  const engine = loadEngine();
+  const memory = flags.remember === true ? { memory: new SyncMemory(engine, memoryPath(around)) } : {};
+  const report = await watched(flags, around, signal, (operation) =>
+    run(engine, src, dest, options, flags, { ...operation, ...memory }),
+  );
   const ms = performance.now() - startedAtMs;
   if (flags.json === true) tellJson(report, ms, flags, src.kind === 'local' && dest.kind !== 'local', around);
   else if (flags.quiet !== true) tell(report, ms, flags, src.kind === 'local' && dest.kind !== 'local', around);
@@ -164,14 +187,19 @@ async function sync(
   return (report.receiver.statistics['deletesRefused'] ?? 0) > 0 ? exitCodes.tooManyDeletes : exitCodes.ok;
 }
 
+/** Where this user's programs keep what they could do without. */
+function memoryPath({ env }: Surroundings): string {
+  return join(env['XDG_STATE_HOME'] || join(homedir(), '.local/state'), 'deltahop/sync');
+}
+
 async function run(
+  engine: Engine,
   src: Location,
   dest: Location,
   options: SyncOptions,
   flags: SyncFlags,
-  operation: OperationOptions,
+  operation: SyncOperation,
 ): Promise<SyncReport> {
-  const engine = loadEngine();
   if (src.kind === 'local' && dest.kind === 'local') {
     return await syncLocally(engine, src.path, dest.path, options, operation);
   }
@@ -373,12 +401,4 @@ function readRate(text: string): number | undefined {
   const rate = Math.round(Number(digits) * (unit.toLowerCase() === 'b' ? 1000 : 1024) ** power);
   if (rate < 1024) throw new InvalidArgumentError('At least 1 KiB/s is needed.');
   return Math.min(rate, 2 ** 40);
-}
-
-function orInvalid<T>(read: () => T): T {
-  try {
-    return read();
-  } catch (error) {
-    throw new InvalidArgumentError(error instanceof Error ? error.message : String(error));
-  }
 }

@@ -42,6 +42,8 @@ export interface Job {
   unreadInput(): Buffer | null;
   /** Ends it soon with DELTAHOP_E_CANCELLED. */
   cancel(): void;
+  /** After the last event: lets go of the files and the memory that it holds. Nothing can be read of it any more. */
+  close(): void;
 }
 
 /** The addon's exports. */

@@ -271,6 +271,7 @@ class JobRun {
     clearTimeout(this.patience);
     this.detach();
     if (this.failure === null && this.isDuplex) this.putBackUnread();
+    this.job.close();
     if (this.failure !== null) this.reject(this.failure);
     else this.resolve(this.report as JobReport);
   }

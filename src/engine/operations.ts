@@ -139,7 +139,10 @@ export interface Engine {
   delta(signature: Source, target: Source, output: Sink, options?: DeltaOptions): Promise<OperationReport>;
   /** Makes the target from its basis (a file, read at any offset) and a delta; a path is only replaced once verified. */
   patch(basis: string, delta: Source, output: Sink, options?: OperationOptions): Promise<OperationReport>;
-  /** Sends the tree at a directory to a {@link Engine.receive} at the other end of the stream. The stream stays open. */
+  /**
+   * Sends the tree at a directory to a {@link Engine.receive} at the other end of the stream. The stream stays open. Its
+   * first progress comes once the tree is listed: what is made or removed in it afterwards is not seen any more.
+   */
   send(treePath: string, stream: Duplex, options?: SendOptions): Promise<OperationReport>;
   /** Makes the tree at a directory equal to the sender's. The stream stays open. */
   receive(treePath: string, stream: Duplex, options?: ReceiveOptions): Promise<OperationReport>;

@@ -5,9 +5,11 @@ import { dirname, join } from 'node:path';
 import type { z } from 'zod';
 import { DeltahopError, type ErrorCode } from '../errors.js';
 
+const unfinished = '.tmp';
+
 /** Replaces the file at `path` with `value` as JSON; on stable storage, its name too, once resolved. */
 export async function writeJsonDurably(path: string, value: unknown): Promise<void> {
-  const temporary = `${path}.${randomUUID()}.tmp`;
+  const temporary = `${path}.${randomUUID()}${unfinished}`;
   try {
     const file = await open(temporary, 'wx', 0o600);
     try {
@@ -21,6 +23,13 @@ export async function writeJsonDurably(path: string, value: unknown): Promise<vo
   } catch (error) {
     await rm(temporary, { force: true });
     throw fileError(error, `cannot write ${path}`);
+  }
+}
+
+/** Removes what writers that were killed left in `directory`; the files themselves are whole. */
+export async function removeUnfinishedWrites(directory: string): Promise<void> {
+  for (const name of await readdir(directory)) {
+    if (name.endsWith(unfinished)) await rm(join(directory, name), { force: true });
   }
 }
 

@@ -1,5 +1,5 @@
-/** What a layer is: an immutable tree, named by a digest that is the same wherever it is computed. */
-import { z } from 'zod';
+/** What a layer is: an immutable tree or disk, named by a digest that is the same wherever it is computed. */
+import * as z from 'zod';
 import type { Engine } from '../engine/engine.js';
 
 /** `blake3:<64 hex digits>`. */
@@ -19,12 +19,17 @@ export const layerNameSchema = z
 export const layerKindSchema = z.enum(['base', 'app']);
 export type LayerKind = z.infer<typeof layerKindSchema>;
 
+/** `tree`: an overlayfs lower directory, for containers. `disk`: a disk or a part of one, for virtual machines. */
+export const layerFormSchema = z.enum(['tree', 'disk']);
+export type LayerForm = z.infer<typeof layerFormSchema>;
+
 /** What the layer's digest covers. */
 export interface LayerIdentity {
   kind: LayerKind;
-  /** Digest of the layer below, over which this one is an overlay lower directory; null if it stands alone. */
+  form: LayerForm;
+  /** Digest of the layer below, upon which this one lies; null if it stands alone. */
   parent: string | null;
-  /** Digest of the content (native/FORMATS.md, section 1), whiteouts and all. */
+  /** Digest of the content (native/FORMATS.md, section 1): whiteouts and all of a tree, see disk-content.ts of a disk. */
   tree: string;
 }
 
@@ -33,8 +38,7 @@ export const layerSchema = z.strictObject({
   format: z.literal(1),
   digest: digestSchema,
   kind: layerKindSchema,
-  /** How the content is kept; `tree` is an overlayfs lower directory. */
-  form: z.literal('tree'),
+  form: layerFormSchema,
   parent: digestSchema.nullable(),
   tree: digestSchema,
   files: z.int().nonnegative(),
@@ -46,6 +50,6 @@ export type Layer = z.infer<typeof layerSchema>;
  * The digest of a layer: that of the JSON text of {form, format, kind, parent, tree} with its keys in this (alphabetical)
  * order and no white space, which for these values is what RFC 8785 prescribes.
  */
-export function layerDigest(engine: Engine, { kind, parent, tree }: LayerIdentity): string {
-  return engine.digest(Buffer.from(JSON.stringify({ form: 'tree', format: 1, kind, parent, tree })));
+export function layerDigest(engine: Engine, { kind, form, parent, tree }: LayerIdentity): string {
+  return engine.digest(Buffer.from(JSON.stringify({ form, format: 1, kind, parent, tree })));
 }

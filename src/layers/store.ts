@@ -5,12 +5,28 @@
 import { randomUUID } from 'node:crypto';
 import { mkdir, readdir, realpath, rename, rm, stat } from 'node:fs/promises';
 import { join, sep } from 'node:path';
-import { z } from 'zod';
+import * as z from 'zod';
 import type { Engine, OperationOptions, TreeDigest } from '../engine/engine.js';
 import { DeltahopError } from '../errors.js';
 import { faceToFace } from '../transfer/face-to-face.js';
-import { fileError, readJson, syncDirectory, systemCode, writeJsonDurably } from './durable-file.js';
-import { digestSchema, type Layer, type LayerKind, layerDigest, layerNameSchema, layerSchema } from './layer.js';
+import { checkDiskContent, type FlattenImage, makeAppDisk, makeBaseDisk } from './disk-content.js';
+import {
+  fileError,
+  readJson,
+  removeUnfinishedWrites,
+  syncDirectory,
+  systemCode,
+  writeJsonDurably,
+} from './durable-file.js';
+import {
+  digestSchema,
+  type Layer,
+  type LayerForm,
+  type LayerKind,
+  layerDigest,
+  layerNameSchema,
+  layerSchema,
+} from './layer.js';
 
 const importPrefix = '.import-';
 const arrivalPrefix = '.arriving-';
@@ -47,7 +63,10 @@ export interface LayerImport {
   name: string;
   /** Name or digest of the base layer that `path` was built upon; null for a layer that stands alone. */
   parent: string | null;
-  /** The directory to take in: with a parent the full tree, of which only the difference is kept. */
+  /**
+   * What to take in: a directory as a tree, or a file as the image of a disk. With a parent it is the full tree or disk, of
+   * which only the difference is kept.
+   */
   path: string;
 }
 
@@ -64,6 +83,7 @@ export interface ImportedLayer {
 export interface ArrivingLayer {
   digest: string;
   kind: LayerKind;
+  form: LayerForm;
   parent: string | null;
   /** Its name at the source, taken over here if it is free. */
   name: string;
@@ -73,6 +93,7 @@ export interface ArrivingLayer {
 export class LayerStore {
   readonly #path: string;
   readonly #engine: Engine;
+  readonly #flatten: FlattenImage;
   readonly #layers = new Map<string, Layer>();
   readonly #names = new Map<string, string>();
   /** Who needs a layer, by digest. */
@@ -81,21 +102,24 @@ export class LayerStore {
   /** Changes of names.json one after another. */
   #naming: Promise<void> = Promise.resolve();
 
-  private constructor(path: string, engine: Engine) {
+  private constructor(path: string, engine: Engine, flatten: FlattenImage) {
     this.#path = path;
     this.#engine = engine;
+    this.#flatten = flatten;
   }
 
   /**
    * Opens the store at `path`, made if missing. Clears what an interrupted import or removal left; layers that were
    * arriving stay, so that the next try goes on where they stopped.
+   * @param flatten How images of disks are read.
    * @throws DeltahopError DELTAHOP_E_CORRUPT naming the file that is damaged.
    */
-  static async open(path: string, engine: Engine): Promise<LayerStore> {
-    const store = new LayerStore(path, engine);
+  static async open(path: string, engine: Engine, flatten: FlattenImage): Promise<LayerStore> {
+    const store = new LayerStore(path, engine, flatten);
     await mkdir(path, { recursive: true, mode: 0o700 });
+    await removeUnfinishedWrites(path);
     for (const entry of await readdir(path)) {
-      if (entry.startsWith(importPrefix) || entry.startsWith(removalPrefix) || entry.endsWith('.tmp')) {
+      if (entry.startsWith(importPrefix) || entry.startsWith(removalPrefix)) {
         await rm(join(path, entry), { recursive: true, force: true });
       } else if (/^[0-9a-f]{64}$/.test(entry)) {
         const layer = await readJson(join(path, entry, 'layer.json'), layerSchema);
@@ -115,7 +139,7 @@ export class LayerStore {
   }
 
   /**
-   * Takes a directory in as a layer. The same content gives the same digest, on every node and every time.
+   * Takes a directory or an image in as a layer. The same content gives the same digest, on every node and every time.
    * @throws DeltahopError DELTAHOP_E_NOT_FOUND (path, parent), DELTAHOP_E_INVALID_ARGUMENT, DELTAHOP_E_CHANGED,
    *   DELTAHOP_E_NO_SPACE, DELTAHOP_E_CANCELLED; nothing is left behind then.
    */
@@ -131,21 +155,32 @@ export class LayerStore {
         `the parent of an app layer must be a base layer, and ${parent} is an app layer`,
       );
     }
-    const source = await this.#importableDirectory(path);
+    const { source, form } = await this.#importable(path);
+    if (parentLayer !== null && parentLayer.form !== form) {
+      const what = form === 'disk' ? `a disk, and ${parent} is a tree` : `a tree, and ${parent} is a disk`;
+      throw new DeltahopError('DELTAHOP_E_INVALID_ARGUMENT', `${path} is ${what}`);
+    }
+    if (form === 'disk' && kind === 'app' && parentLayer === null) {
+      throw new DeltahopError('DELTAHOP_E_INVALID_ARGUMENT', 'an app layer of a disk needs a parent (--parent)');
+    }
 
     const staging = join(this.#path, `${importPrefix}${randomUUID()}`);
     const content = join(staging, 'content');
     const release = parentLayer === null ? () => {} : this.hold(parentLayer.digest, `the import of ${name}`);
     try {
       await mkdir(content, { recursive: true, mode: 0o700 });
-      const unchanged = parentLayer === null ? await this.#unchanged(name, kind, source, options) : null;
+      const alone = form === 'tree' && parentLayer === null;
+      const unchanged = alone ? await this.#unchanged(name, kind, source, options) : null;
       if (unchanged !== null) return { layer: unchanged, replaced: null, notes: [] };
-      const notes = await this.#copyTree(source, content, parentLayer, options);
+      const notes =
+        form === 'tree'
+          ? await this.#copyTree(source, content, parentLayer, options)
+          : await this.#copyDisk(source, staging, parentLayer, options);
       const tree = await this.#engine.treeDigest(
         content,
         options.signal === undefined ? {} : { signal: options.signal },
       );
-      const layer = this.#describe(kind, parentLayer?.digest ?? null, tree);
+      const layer = this.#describe({ kind, form, parent: parentLayer?.digest ?? null }, tree);
       await this.#seal(staging, layer);
       const replaced = await this.#name(name, layer.digest);
       return { layer: this.#named(layer), replaced: replaced === layer.digest ? null : replaced, notes };
@@ -273,10 +308,11 @@ export class LayerStore {
 
   /**
    * Takes an arrived layer into the store, once its content has the digest that was announced.
-   * @throws DeltahopError DELTAHOP_E_MISMATCH if it has not; the staging is dropped then, for it cannot be trusted.
+   * @throws DeltahopError DELTAHOP_E_MISMATCH if it has not, DELTAHOP_E_CORRUPT if it can be no disk; the staging is dropped
+   *   then, for it cannot be trusted. DELTAHOP_E_NOT_FOUND if a disk's parent is not here.
    */
   async seal(
-    { digest, kind, parent, name }: ArrivingLayer,
+    { digest, kind, form, parent, name }: ArrivingLayer,
     options: { signal?: AbortSignal } = {},
   ): Promise<StoredLayer> {
     digestSchema.parse(digest);
@@ -286,11 +322,21 @@ export class LayerStore {
     if (present !== null && !this.#arriving.has(digest)) return present;
     const staging = this.#arrival(digest);
     const tree = await this.#engine.treeDigest(join(staging, 'content'), options);
-    const layer = this.#describe(kind, parent, tree);
-    if (layer.digest !== digest) {
+    const layer = this.#describe({ kind, form, parent }, tree);
+    const drop = async (why: unknown): Promise<never> => {
       await rm(staging, { recursive: true, force: true });
       this.releaseStaging(digest);
-      throw new DeltahopError('DELTAHOP_E_MISMATCH', `layer ${digest} arrived as ${layer.digest}`);
+      throw why;
+    };
+    if (layer.digest !== digest) {
+      await drop(new DeltahopError('DELTAHOP_E_MISMATCH', `layer ${digest} arrived as ${layer.digest}`));
+    }
+    if (form === 'disk') {
+      const below = parent === null ? null : this.get(parent);
+      if (below !== null && below.form !== 'disk') {
+        throw new DeltahopError('DELTAHOP_E_MISMATCH', `layer ${digest} is a disk and its parent ${parent} is none`);
+      }
+      await checkDiskContent(join(staging, 'content'), below?.contentPath ?? null).catch(drop);
     }
     try {
       await this.#seal(staging, layer);
@@ -317,17 +363,19 @@ export class LayerStore {
     return { ...layer, name, names, contentPath: this.contentPath(layer.digest) };
   }
 
-  #describe(kind: LayerKind, parent: string | null, tree: TreeDigest): Layer {
-    const digest = layerDigest(this.#engine, { kind, parent, tree: tree.digest });
-    return { format: 1, digest, kind, form: 'tree', parent, tree: tree.digest, files: tree.files, bytes: tree.bytes };
+  #describe(what: Pick<Layer, 'kind' | 'form' | 'parent'>, tree: TreeDigest): Layer {
+    const digest = layerDigest(this.#engine, { ...what, tree: tree.digest });
+    return { format: 1, digest, ...what, tree: tree.digest, files: tree.files, bytes: tree.bytes };
   }
 
-  async #importableDirectory(path: string): Promise<string> {
+  async #importable(path: string): Promise<{ source: string; form: LayerForm }> {
     let resolved: string;
     try {
       resolved = await realpath(path);
-      if (!(await stat(resolved)).isDirectory()) {
-        throw new DeltahopError('DELTAHOP_E_INVALID_ARGUMENT', `${path} is not a directory`);
+      const status = await stat(resolved);
+      if (status.isFile()) return { source: resolved, form: 'disk' };
+      if (!status.isDirectory()) {
+        throw new DeltahopError('DELTAHOP_E_INVALID_ARGUMENT', `${path} is neither a directory nor a disk’s image`);
       }
     } catch (error) {
       throw fileError(error, `cannot import ${path}`);
@@ -336,7 +384,7 @@ export class LayerStore {
     if (store === resolved || store.startsWith(resolved === sep ? sep : resolved + sep)) {
       throw new DeltahopError('DELTAHOP_E_INVALID_ARGUMENT', `${path} contains the layer store itself`);
     }
-    return resolved;
+    return { source: resolved, form: 'tree' };
   }
 
   /** The layer that has this name already, if the directory is still what it was made from: then nothing is written. */
@@ -371,6 +419,21 @@ export class LayerStore {
       signal,
     );
     return reports.flatMap(({ notes }) => notes);
+  }
+
+  /** @returns notes, of which there are none. */
+  async #copyDisk(
+    source: string,
+    staging: string,
+    parent: StoredLayer | null,
+    { signal }: OperationOptions,
+  ): Promise<readonly string[]> {
+    const content = join(staging, 'content');
+    const scratch = join(staging, 'whole');
+    if (parent === null) await makeBaseDisk(source, content, this.#flatten, signal);
+    else await makeAppDisk(source, content, parent.contentPath, scratch, this.#flatten, signal);
+    await rm(scratch, { force: true });
+    return [];
   }
 
   /** Gives a complete staging directory its description and its place. */

@@ -426,7 +426,10 @@ export class Outgoing {
       this.#tellAbort(migration);
       const { state } = await driver.inspect(workload);
       if (state !== 'running') this.#onWarning(`${service} is ${state} after its migration was interrupted; start it`);
-    } else if (record.state === 'committed' && !record.takenBack && !record.acknowledged) {
+    } else if (record.state === 'committed' && !record.takenBack && record.acknowledged) {
+      // It runs there; the agent may have died before what the freeze left here was cleared.
+      await this.#fence(migration);
+    } else if (record.state === 'committed' && !record.takenBack) {
       this.#unfenced.add(migration);
       if ((await driver.decideFreeze(workload, 'commit')) === 'abort') {
         await driver.recover(workload);

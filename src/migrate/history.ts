@@ -1,6 +1,7 @@
 /** What hops from this node have cost, and what is known of the links: for the forecasts. Losing it loses no service. */
-import { z } from 'zod';
-import { readJson, writeJsonDurably } from '../layers/durable-file.js';
+import { dirname } from 'node:path';
+import * as z from 'zod';
+import { readJson, removeUnfinishedWrites, writeJsonDurably } from '../layers/durable-file.js';
 import type { PastHop } from './forecast.js';
 
 const count = z.number().nonnegative();
@@ -47,7 +48,9 @@ export class History {
   /** @param path Its file. One that cannot be read is as good as none. */
   static async open(path: string): Promise<History> {
     const history = new History(path);
-    const stored = await readJson(path, historySchema).catch(() => null);
+    const stored = await removeUnfinishedWrites(dirname(path))
+      .then(() => readJson(path, historySchema))
+      .catch(() => null);
     if (stored !== null) {
       history.#hops = stored.hops.map(({ downtime, ...hop }) => ({
         ...hop,

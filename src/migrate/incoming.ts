@@ -57,6 +57,8 @@ interface Incoming {
   volatilePaths: readonly string[];
   /** What is done of a restore while its memory is still to come. */
   arranged: ArrangedWorkload | null;
+  /** Nothing but the last of the memory is still to come. */
+  filesComplete: boolean;
   /** The held copy; null if there is none yet, or if it was lost with an agent: the files are still here then. */
   prepared: PreparedWorkload | null;
   /** It was let go: its image must not be restored again. */
@@ -93,7 +95,7 @@ export class IncomingMigrations implements DestinationControl {
     const { ownership, nodeName, layers } = this.#context;
     const existing = await this.#refuseOwned(offer);
     const driver = this.#context.driver(offer.service.driver);
-    driver.validateSettings(offer.service.settings);
+    checkSettings(driver, offer);
     refuseFindings(await this.#findings(offer), `${nodeName} can not take ${offer.service.name}`);
     await this.#supersede(offer);
 
@@ -113,6 +115,7 @@ export class IncomingMigrations implements DestinationControl {
       ticket: null,
       volatilePaths: [],
       arranged: null,
+      filesComplete: false,
       prepared: null,
       released: false,
       asking: null,
@@ -135,13 +138,16 @@ export class IncomingMigrations implements DestinationControl {
       const { trees } = await driver.staging(workload);
       incoming.volatilePaths = trees.filter((tree) => !tree.durable).map((tree) => tree.path);
       for (const tree of trees) {
-        slots[instanceSlot(tree.name)] = { path: tree.path, durable: tree.durable, recordPath: tree.recordPath };
+        const { path, durable, inPlace, recordPath } = tree;
+        slots[instanceSlot(tree.name)] = { path, durable, inPlace, recordPath };
       }
       const memory = new Set(trees.filter((tree) => !tree.durable).map((tree) => instanceSlot(tree.name)));
       incoming.ticket = this.#context.transfers.issueTicket({
         slots,
         onEvent: (event) => {
-          if (event.type === 'completed' && memory.has(event.slot)) this.#startEarly(incoming);
+          if (event.type !== 'completed' || !memory.has(event.slot)) return;
+          if (incoming.filesComplete) this.#startEarly(incoming);
+          else this.#useRound(incoming);
         },
       });
       this.#ask(incoming, quietStagingMs);
@@ -165,7 +171,7 @@ export class IncomingMigrations implements DestinationControl {
     const { nodeName } = this.#context;
     const existing = await this.#refuseOwned(offer);
     const driver = this.#context.driver(offer.service.driver);
-    driver.validateSettings(offer.service.settings);
+    checkSettings(driver, offer);
     const missing = await this.#missingLayers(offer.layers);
     return {
       destinationName: nodeName,
@@ -189,6 +195,8 @@ export class IncomingMigrations implements DestinationControl {
     const incoming = this.#get(migration);
     await this.#inTurn(incoming, async () => {
       this.#refuseUnless(migration, 'staging', 'can not be arranged any more');
+      incoming.filesComplete = true;
+      if (incoming.arranged !== null && incoming.driver.arrangesEarly) return;
       await this.#abandon(incoming);
       incoming.arranged = await incoming.driver.arrange(incoming.workload, AbortSignal.timeout(prepareLimitMs));
     });
@@ -382,6 +390,7 @@ export class IncomingMigrations implements DestinationControl {
       ticket: null,
       volatilePaths: [],
       arranged: null,
+      filesComplete: false,
       prepared: null,
       released: false,
       asking: null,
@@ -485,6 +494,18 @@ export class IncomingMigrations implements DestinationControl {
       const { migration } = incoming.offer;
       if (incoming.arranged === null || this.#record(migration).state !== 'staging') return;
       await this.#hold(incoming);
+    }).catch(() => {});
+  }
+
+  /** All of the instance has been here once: what can be done with that need not be done while the service stands still. */
+  #useRound(incoming: Incoming): void {
+    void this.#makeDurable(incoming).catch(() => {});
+    if (!incoming.driver.arrangesEarly) return;
+    void this.#inTurn(incoming, async () => {
+      const { driver, workload, arranged, offer } = incoming;
+      if (arranged !== null || this.#record(offer.migration).state !== 'staging') return;
+      incoming.arranged = await driver.arrange(workload, AbortSignal.timeout(prepareLimitMs));
+      // What fails here is tried again when it is asked for, and says why then.
     }).catch(() => {});
   }
 
@@ -685,6 +706,13 @@ function journalRecord(offer: Offer): DestinationRecord {
 async function hasRun({ driver, workload }: Incoming): Promise<boolean> {
   const { released } = await driver.recover(workload);
   return released || (await driver.inspect(workload)).state === 'running';
+}
+
+function checkSettings(driver: WorkloadDriver, { service, layers }: Offer): void {
+  driver.checkSettings(service.name, service.settings, service.command);
+  if (layers.every(({ form }) => form === driver.layerForm)) return;
+  const message = `services of ${driver.name} have layers that are a ${driver.layerForm}, unlike those offered`;
+  throw new DeltahopError('DELTAHOP_E_PROTOCOL', message);
 }
 
 function textOf(error: unknown): string {

@@ -4,9 +4,15 @@
  */
 import { mkdir, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { z } from 'zod';
+import * as z from 'zod';
 import { DeltahopError } from '../errors.js';
-import { fileError, readJson, syncDirectory, writeJsonDurably } from '../layers/durable-file.js';
+import {
+  fileError,
+  readJson,
+  removeUnfinishedWrites,
+  syncDirectory,
+  writeJsonDurably,
+} from '../layers/durable-file.js';
 import type { SpaceReserve } from '../layers/space-reserve.js';
 import { offerSchema } from './offer.js';
 
@@ -87,9 +93,8 @@ export class Journal {
     const journal = new Journal(path, reserve);
     try {
       await mkdir(path, { recursive: true, mode: 0o700 });
+      await removeUnfinishedWrites(path);
       for (const name of await readdir(path)) {
-        // Left by a write that was cut short; the record itself is whole.
-        if (name.endsWith('.tmp')) await rm(join(path, name), { force: true });
         if (!name.endsWith('.json')) continue;
         const record = await readJson(join(path, name), recordSchema);
         if (record === null) continue;

@@ -42,6 +42,15 @@ export interface MigrationOrder {
   maxDowntimeMs: number;
 }
 
+/** How the trees of an instance are sent. */
+interface InstanceOptions {
+  signal: AbortSignal;
+  allowChanging?: boolean;
+  retryMs?: number;
+  /** Told, again and again, from when a tree is listed. */
+  onListed?: () => void;
+}
+
 /** Moves one service to one node; run once. */
 export class Migration {
   readonly id = randomUUID();
@@ -278,15 +287,21 @@ export class Migration {
     frozen: FrozenWorkload,
     signal: AbortSignal,
   ): Promise<{ savedAtMs: number; saverMs: number; sentAtMs: number }> {
-    const options = { signal, verify: true, retryMs: frozenRetryMs };
-    const sendFiles = (): Promise<void> => this.#sendInstance('final', frozen.files, options);
-    const sent = sendFiles().then(() => {
+    const options = { signal, retryMs: frozenRetryMs };
+    let onListed = (): void => {};
+    const listed = new Promise<void>((resolve) => {
+      onListed = resolve;
+    });
+    const sendFiles = (): Promise<boolean> => this.#sendInstance('final', frozen.files, { ...options, onListed });
+    const sent = sendFiles();
+    const arranged = sent.then(() => {
       // Only a head start: if it fails, so does the restore, which says why.
       void this.#destination.arrange(this.id).catch(() => {});
     });
-    const [memory] = await allSettledOrThrow([frozen.memory(signal), sent]);
+    const [memory, atOnce] = await allSettledOrThrow([frozen.memory(signal, listed), sent, arranged]);
     const savedAtMs = Date.now();
-    if (memory.filesChanged) {
+    // A connection made anew lists them anew, and that may have been at any time.
+    if (memory.filesChanged || !atOnce) {
       await sendFiles();
       // What was arranged by the files as they were must not be used: the memory has to come after this.
       await this.#destination.arrange(this.id);
@@ -323,32 +338,34 @@ export class Migration {
     return judge(made, { bytesSent, totalMs, downtimeMs });
   }
 
-  async #sendInstance(
-    phase: PhaseName,
-    instance: InstanceTrees,
-    options: { signal: AbortSignal; verify?: boolean; allowChanging?: boolean; retryMs?: number },
-  ): Promise<void> {
+  /** @returns whether the connection held all the while. */
+  async #sendInstance(phase: PhaseName, instance: InstanceTrees, options: InstanceOptions): Promise<boolean> {
+    let reconnects = 0;
     for (const tree of instance.trees) {
-      const { excludeXattrs, recordPath, basis } = tree;
-      await this.#send(phase, instanceSlot(tree.name), tree.path, {
+      const { excludeXattrs, recordPath, basis, timesTell } = tree;
+      const report = await this.#send(phase, instanceSlot(tree.name), tree.path, {
         ...options,
+        verify: phase === 'final' && !timesTell,
         excludeXattrs,
         recordPath,
         ...(basis === null ? {} : { basis }),
       });
+      reconnects += report.reconnects;
     }
+    return reconnects === 0;
   }
 
   async #send(
     phase: PhaseName,
     slot: string,
     path: string,
-    options: SendOptions & { signal: AbortSignal; retryMs?: number },
+    { onListed, ...options }: SendOptions & InstanceOptions,
   ): Promise<TransferReport> {
     if (this.#transfers === null) throw new DeltahopError('DELTAHOP_E_PROTOCOL', 'no connection for transfers');
     const report = await this.#transfers.send(slot, path, {
       ...options,
-      onProgress: ({ doneBytes, totalBytes }) =>
+      onProgress: ({ doneBytes, totalBytes }) => {
+        onListed?.();
         this.#onEvent({
           type: 'progress',
           phase,
@@ -357,7 +374,8 @@ export class Migration {
           totalBytes,
           ...this.#pace.measure(`${phase} ${slot}`, doneBytes, totalBytes),
           expectedDowntimeMs: this.#expectedMs,
-        }),
+        });
+      },
     });
     if (report.bytesSent >= rateSampleBytes) this.#bestRate = Math.max(this.#bestRate, report.bytesSent / report.ms);
     return report;
@@ -409,9 +427,9 @@ function ending({ detail, kept }: HealthOutcome, destination: string, source: st
 }
 
 /** Nothing is still under way when one of them has failed. */
-async function allSettledOrThrow<First, Second>(both: [Promise<First>, Promise<Second>]): Promise<[First, Second]> {
-  await Promise.allSettled(both);
-  return await Promise.all(both);
+async function allSettledOrThrow<T extends unknown[]>(all: { [K in keyof T]: Promise<T[K]> }): Promise<T> {
+  await Promise.allSettled(all);
+  return (await Promise.all(all)) as T;
 }
 
 function describe(error: unknown): { code: string; message: string; remedy: string } {

@@ -1,5 +1,6 @@
 /** What source and destination of a migration say to each other over the control API: schemas and their types. */
-import { z } from 'zod';
+import * as z from 'zod';
+import { layerFormSchema, layerKindSchema } from '../layers/layer.js';
 import { healthPolicySchema } from './ownership.js';
 
 const digest = z.string().regex(/^blake3:[0-9a-f]{64}$/);
@@ -7,7 +8,8 @@ const serviceName = z.string().regex(/^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$/i);
 
 /** A layer that the service needs, as the source's store describes it. */
 export const offeredLayerSchema = z.object({
-  kind: z.enum(['base', 'app']),
+  kind: layerKindSchema,
+  form: layerFormSchema,
   name: z.string().min(1).max(128),
   digest,
   parent: digest.nullable(),
@@ -25,7 +27,8 @@ export const offerSchema = z.object({
   service: z.object({
     name: serviceName,
     driver: z.string().min(1).max(32),
-    settings: z.record(z.string().max(64), z.string().max(4096)),
+    // A setting can be the description of a whole machine.
+    settings: z.record(z.string().max(64), z.string().max(32_768)),
     command: z.array(z.string().max(4096)).max(256),
     health: healthPolicySchema.nullable(),
     epoch: z.number().int().nonnegative(),

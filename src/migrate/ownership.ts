@@ -2,7 +2,7 @@
  * Who owns a service, behind the one interface that may know where that is kept: files of the agent by default; a fleet
  * may put it into a consistent store instead.
  */
-import { z } from 'zod';
+import * as z from 'zod';
 import { DeltahopError } from '../errors.js';
 
 /** How a service shows that it is well after a move, and what happens if it does not. */

@@ -19,6 +19,9 @@ export const maxRounds = 8;
 /** What the rounds' dumps may stop the service for, all of them together: a client that waits must not wait for ever. */
 export const maxPausedMs = 5_000;
 
+/** A round that saves less downtime is not worth its bytes, even where the service does not stand still for it. */
+const leastGainMs = 10;
+
 /** How much of the time that a service had for it shows in what it changed, while there are no two rounds to tell by. */
 const unknownGrowth = 0.5;
 
@@ -47,8 +50,8 @@ export function outlook(rounds: readonly RoundFigures[]): Outlook | null {
 }
 
 /**
- * Whether a further round pays: it has to save more downtime than it costs, and what it costs is that the service stands
- * still for its dump.
+ * Whether a further round pays: it has to save more downtime than it costs, which is that the service stands still for its
+ * dump, and something at all.
  */
 export function judgeRounds(rounds: readonly RoundFigures[]): RoundVerdict {
   const last = rounds.at(-1);
@@ -60,7 +63,9 @@ export function judgeRounds(rounds: readonly RoundFigures[]): RoundVerdict {
   if (now === null) return last.sendMs > last.pausedMs ? { go: true } : { go: false, why: 'no-gain' };
   const next: RoundFigures = { bytesSent: now.bytes, sendMs: now.ms, pausedMs: last.pausedMs };
   const after = outlook([...rounds, next]);
-  return now.ms - (after?.ms ?? 0) > last.pausedMs ? { go: true } : { go: false, why: 'no-gain' };
+  return now.ms - (after?.ms ?? 0) > Math.max(last.pausedMs, leastGainMs)
+    ? { go: true }
+    : { go: false, why: 'no-gain' };
 }
 
 /** The exponent g of {@link outlook}. */

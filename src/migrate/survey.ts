@@ -24,8 +24,8 @@ export async function survey(
   const driver = context.driver(record.driver);
   const layers: OfferedLayer[] = [];
   for (const digest of [record.base, record.app]) {
-    const { kind, name, parent, bytes } = await context.layers.get(digest);
-    layers.push({ kind, name, digest, parent, bytes });
+    const { kind, form, name, parent, bytes } = await context.layers.get(digest);
+    layers.push({ kind, form, name, digest, parent, bytes });
   }
   const [machine, size, sourceAddress] = await Promise.all([
     driver.machine(),

@@ -25,6 +25,8 @@ export interface ServeOptions {
   /** 0 takes a free one. */
   port: number;
   modules: readonly SyncModule[];
+  /** Where to keep what clients want remembered, for each tree at most once its size; nothing is kept when absent. */
+  memoryPath?: string;
   /** Connections at once; 8 when absent. Further ones are told that the server is busy. */
   maxConnections?: number;
   /** Must not throw. */
@@ -127,6 +129,7 @@ export class SyncServer {
             headBase64: Buffer.concat([head, rest]).toString('base64'),
             times: syncTimes,
             modules: [...this.#options.modules],
+            memoryPath: this.#options.memoryPath ?? null,
           },
           socket,
         );

@@ -154,7 +154,7 @@ export interface ServerAuthority {
   grant(
     slot: string,
     direction: Direction,
-  ): Promise<{ path: string; durable: boolean; recordPath?: string | undefined }>;
+  ): Promise<{ path: string; durable: boolean; inPlace?: boolean | undefined; recordPath?: string | undefined }>;
   progress(slot: string, progress: Progress): void;
   /** The client hears that the transfer is done only after this: whoever owns the slot already knows then. */
   completed(slot: string, report: OperationReport): Promise<void>;
@@ -235,9 +235,10 @@ async function serveTransfer(
         const granted = await authority.grant(slot, direction);
         jobOptions.signal.throwIfAborted();
         link.send({ type: 'ready' });
-        const { recordPath } = granted;
+        const { inPlace = false, recordPath } = granted;
         const receiveOptions: ReceiveOptions = {
           durable: granted.durable || durable,
+          inPlace,
           ...(recordPath === undefined ? {} : { recordPath }),
           ...jobOptions,
         };
@@ -376,8 +377,11 @@ async function awaitPeerDone(
  */
 async function boundedByLink<T>(link: Link, job: Promise<T>, abortMs: number): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
+  let hasEnded = false;
   const overdue = new Promise<never>((_resolve, reject) => {
     void link.ended.then((error) => {
+      // A timer set for nothing would still keep the process.
+      if (hasEnded) return;
       const reason = error ?? new DeltahopError('DELTAHOP_E_LINK', `${link.peer} closed the connection`);
       timer = setTimeout(() => reject(reason), abortMs);
     });
@@ -385,8 +389,8 @@ async function boundedByLink<T>(link: Link, job: Promise<T>, abortMs: number): P
   try {
     return await Promise.race([job, overdue]);
   } finally {
+    hasEnded = true;
     clearTimeout(timer);
-    timer = undefined;
     job.catch(() => {});
   }
 }

@@ -4,7 +4,7 @@
  */
 import { realpath } from 'node:fs/promises';
 import type { Duplex } from 'node:stream';
-import type { Engine, OperationOptions, OperationReport, ReceiveOptions, SendOptions } from '../engine/engine.js';
+import type { Engine, OperationOptions, OperationReport } from '../engine/engine.js';
 import { DeltahopError } from '../errors.js';
 import type { TransportStream } from '../transport/stream.js';
 import { throttled } from '../transport/throttle.js';
@@ -28,6 +28,7 @@ import {
   runTransfer,
   type SessionTimes,
 } from './session.js';
+import { memoryName, type ReceiverMemory, type SenderMemory, type SyncMemory } from './sync-memory.js';
 import { type SourceShape, type SyncFiles, type SyncPlace, shapeOf, UserFiles } from './sync-place.js';
 
 /** What a sync is to do. */
@@ -50,6 +51,13 @@ export interface SyncOptions {
   bytesPerSecond: number | null;
   /** The link is dead when nothing came for so long; null for the usual time. */
   silenceMs: number | null;
+}
+
+/** How a sync is run. */
+export interface SyncOperation extends OperationOptions {
+  times?: SessionTimes;
+  /** Where this side keeps what makes the next sync cheaper, and finds what it kept; nothing is kept without. */
+  memory?: SyncMemory;
 }
 
 /** How a sync ended. */
@@ -95,24 +103,18 @@ export async function syncLocally(
   sourcePath: string,
   targetPath: string,
   options: SyncOptions,
-  { signal, onProgress }: OperationOptions,
+  { signal, onProgress, memory }: SyncOperation,
 ): Promise<SyncReport> {
   const files = new UserFiles();
   const source = await files.source(sourcePath);
   const target = await files.target(targetPath, source.shape);
   if (source.shape.kind !== 'entry') await refuseOverlap(source, target, options);
+  const receives: Receiving = { place: target, memory: await memory?.receiver(target) };
+  const sends: Sending = { place: source, memory: receives.memory && (await memory?.beside(source, target)) };
   const [sender, receiver] = await faceToFace(
+    (stream, eitherSignal) => runSender(engine, sends, stream, options, { signal: eitherSignal }),
     (stream, eitherSignal) =>
-      engine.send(source.rootPath, bounded(stream, options), {
-        ...sendOptions(source, options),
-        signal: eitherSignal,
-      }),
-    (stream, eitherSignal) =>
-      engine.receive(target.rootPath, bounded(stream, options), {
-        ...receiveOptions(target, options),
-        signal: eitherSignal,
-        ...(onProgress === undefined ? {} : { onProgress }),
-      }),
+      runReceiver(engine, receives, stream, options, { signal: eitherSignal, ...(onProgress && { onProgress }) }),
     signal,
   );
   return {
@@ -131,10 +133,10 @@ export async function syncWithPeer(
   stream: TransportStream,
   { direction, localPath, module, remotePath }: PeerSync,
   options: SyncOptions,
-  operation: OperationOptions & { times?: SessionTimes },
+  operation: SyncOperation,
 ): Promise<SyncReport> {
   const times = operation.times ?? syncTimes;
-  const { signal } = operation;
+  const { signal, memory } = operation;
   const files = new UserFiles();
   const source = direction === 'send' ? await files.source(localPath) : null;
   const link = new Link(stream, times);
@@ -144,6 +146,7 @@ export async function syncWithPeer(
   let kind: SourceShape['kind'] | null;
   try {
     const { durable: _begin, ...openOptions } = options;
+    const remember = memory === undefined ? null : await memoryName(engine, localPath);
     if (options.silenceMs !== null) link.limitSilence(options.silenceMs);
     link.send({
       type: 'open',
@@ -153,7 +156,7 @@ export async function syncWithPeer(
       path: remotePath,
       direction,
       source: source?.shape ?? null,
-      options: openOptions,
+      options: { ...openOptions, remember },
     });
     const opened = await link.expect('opened', times.handshakeMs * 2);
     try {
@@ -172,18 +175,29 @@ export async function syncWithPeer(
     signal?.removeEventListener('abort', onAbort);
   }
   try {
-    const target = kind === null || source !== null ? null : await files.target(localPath, shapeOf(kind, remotePath));
+    const shape = source?.shape ?? shapeOf(kind ?? 'contents', remotePath);
+    const sends = source && {
+      place: source,
+      memory: await memory?.sender(source, [link.peer, module ?? '', remotePath]),
+    };
+    const place = source ?? (await files.target(localPath, shape));
+    const receives = { place, memory: sends === null ? await memory?.receiver(place) : undefined };
     const peer = new PeerReport();
     link.send({ type: 'begin', slot: 'sync', direction, durable: options.durable });
     const own = await runTransfer(link, times, operation, {
       side: 'client',
-      job: (channel, jobOptions) => runEngine(engine, source ?? target, source !== null, channel, options, jobOptions),
+      job: (channel, jobOptions) =>
+        sends === null
+          ? runReceiver(engine, receives, channel, options, jobOptions)
+          : runSender(engine, sends, channel, options, jobOptions),
       onMessage: (message) => peer.take(message),
     });
     const theirs = peer.report();
-    const shape = source?.shape ?? shapeOf(kind ?? 'contents', remotePath);
-    const ends = source !== null ? outcome(shape, own, theirs) : outcome(shape, theirs, own);
     await link.close();
+    const ends =
+      sends === null
+        ? outcome(shape, theirs, own)
+        : outcome(shape, await kept(memory, sends, own, options, signal ? { signal } : {}), theirs);
     return { ...ends, ...link.counters };
   } catch (error) {
     await link.close();
@@ -247,6 +261,8 @@ export interface SyncOffer {
    * @throws DeltahopError DELTAHOP_E_NOT_FOUND, DELTAHOP_E_DENIED.
    */
   files(module: string | null, direction: Direction): SyncFiles;
+  /** Where to keep what clients want remembered; nothing is kept without. */
+  memory?: SyncMemory | undefined;
   /** Told what the client wants, once that is granted. */
   onOpened?(open: MessageOf<'open'>): void;
 }
@@ -255,10 +271,12 @@ export interface SyncOffer {
 export async function serveUserFiles(
   engine: Engine,
   stream: TransportStream,
+  memory: SyncMemory,
   signal?: AbortSignal,
 ): Promise<DeltahopError | null> {
   stream.duplex.write(syncPreamble);
   const offer: SyncOffer = {
+    memory,
     files: (module) => {
       if (module === null) return new UserFiles();
       throw new DeltahopError('DELTAHOP_E_NOT_FOUND', 'there are no modules here');
@@ -295,7 +313,11 @@ export async function serveSync(
     offer.onOpened?.(open);
     link.send({ type: 'opened', protocol, ...identity(engine), kind: source?.shape.kind ?? null });
     const begin = await link.expect('begin', times.handshakeMs);
-    const options: SyncOptions = { ...open.options, durable: begin.durable };
+    const { remember, ...asked } = open.options;
+    const options: SyncOptions = { ...asked, durable: begin.durable };
+    const memory = remember === null ? undefined : offer.memory;
+    const sends = source && { place: source, memory: await memory?.sender(source, ['client', remember ?? '']) };
+    const receives = { place, memory: sends === null ? await memory?.receiver(place) : undefined };
     try {
       await runTransfer(
         link,
@@ -303,9 +325,14 @@ export async function serveSync(
         { ...(signal && { signal }), ...(onProgress && { onProgress }) },
         {
           side: 'server',
-          job: (channel, jobOptions) => {
+          job: async (channel, jobOptions) => {
             link.send({ type: 'ready' });
-            return runEngine(engine, place, source !== null, channel, options, jobOptions);
+            if (sends === null) return await runReceiver(engine, receives, channel, options, jobOptions);
+            const report = await runSender(engine, sends, channel, options, jobOptions);
+            // The client waits for it, and hears that something is going on.
+            const onProgress: OperationOptions['onProgress'] = (progress) =>
+              jobOptions.onProgress?.({ ...progress, doneBytes: progress.totalBytes + progress.doneBytes });
+            return await kept(memory, sends, report, options, { ...jobOptions, onProgress });
           },
           completed: async (report) => sendReport(link, report),
         },
@@ -326,32 +353,73 @@ export async function serveSync(
   return failure ?? link.error;
 }
 
-function runEngine(
+/** What a side sends, and what it remembers of it. */
+interface Sending {
+  place: SyncPlace;
+  memory: SenderMemory | undefined;
+}
+
+/** Where a side receives, and what it remembers of that. */
+interface Receiving {
+  place: SyncPlace;
+  memory: ReceiverMemory | undefined;
+}
+
+function runSender(
   engine: Engine,
-  place: SyncPlace | null,
-  sends: boolean,
+  { place, memory }: Sending,
   channel: Duplex,
   options: SyncOptions,
   operation: OperationOptions,
 ): Promise<OperationReport> {
-  if (place === null) throw new DeltahopError('DELTAHOP_E_INTERNAL', 'a sync without a place');
-  const stream = bounded(channel, options);
-  return sends
-    ? engine.send(place.rootPath, stream, { ...sendOptions(place, options), ...operation })
-    : engine.receive(place.rootPath, stream, { ...receiveOptions(place, options), ...operation });
+  const { verify } = options;
+  return engine.send(place.rootPath, bounded(channel, options), {
+    ...place.part,
+    verify,
+    // Whoever syncs a live directory wants what can be had of it; the report says what could not.
+    allowChanging: true,
+    ...(isRemembered(options) ? memory : {}),
+    ...operation,
+  });
 }
 
-function sendOptions({ part }: SyncPlace, { verify }: SyncOptions): SendOptions {
-  // Whoever syncs a live directory wants what can be had of it; the report says what could not.
-  return { ...part, verify, allowChanging: true };
+function runReceiver(
+  engine: Engine,
+  { place, memory }: Receiving,
+  channel: Duplex,
+  options: SyncOptions,
+  operation: OperationOptions,
+): Promise<OperationReport> {
+  const { deleteOthers, maxDeletes, inPlace, dryRun, itemize, durable } = options;
+  return engine.receive(place.rootPath, bounded(channel, options), {
+    ...place.part,
+    ...(maxDeletes === null ? {} : { maxDeletes }),
+    deleteOthers,
+    inPlace,
+    dryRun,
+    itemize,
+    durable,
+    ...(isRemembered(options) ? memory : {}),
+    ...operation,
+  });
 }
 
-function receiveOptions(
-  { part }: SyncPlace,
-  { deleteOthers, maxDeletes, inPlace, dryRun, itemize, durable }: SyncOptions,
-): ReceiveOptions {
-  const bound = maxDeletes === null ? {} : { maxDeletes };
-  return { ...part, ...bound, deleteOthers, inPlace, dryRun, itemize, durable };
+/** A dry run leaves no trace, and whoever wants contents compared does not want them taken from memory. */
+function isRemembered({ dryRun, verify }: SyncOptions): boolean {
+  return !dryRun && !verify;
+}
+
+/** The report of a sender once it has kept what it is to remember. */
+async function kept(
+  memory: SyncMemory | undefined,
+  { place, memory: own }: Sending,
+  report: OperationReport,
+  options: SyncOptions,
+  operation: OperationOptions,
+): Promise<OperationReport> {
+  if (memory === undefined || own === undefined || !isRemembered(options)) return report;
+  const note = await memory.keep(place, own, report, operation);
+  return note === null ? report : { ...report, notes: [...report.notes, note] };
 }
 
 function bounded(stream: Duplex, { bytesPerSecond }: SyncOptions): Duplex {

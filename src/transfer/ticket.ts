@@ -10,6 +10,8 @@ export interface Slot {
   path: string;
   /** Everything is on stable storage before the peer hears that it is done. */
   durable: boolean;
+  /** `ReceiveOptions.inPlace`; false when absent. */
+  inPlace?: boolean;
   /** Where the engine keeps the record of the tree (`ReceiveOptions.recordPath`); without it none is kept. */
   recordPath?: string;
   /** `write` (the peer may send into it) when absent; `read`: the peer may fetch it. */

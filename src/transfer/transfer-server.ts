@@ -255,8 +255,9 @@ export class TransferServer {
     await Promise.all(others.map((other) => other.worker.end(supersedeMs)));
     if (worker.gone || connection.slot !== slotName) return;
     grant.onEvent({ type: 'started', slot: slotName, direction });
-    const { path, durable, recordPath } = slot;
-    worker.tell({ type: 'allow', slot: { path, durable, ...(recordPath === undefined ? {} : { recordPath }) } });
+    const { path, durable, inPlace = false, recordPath } = slot;
+    const granted = { path, durable, inPlace, ...(recordPath === undefined ? {} : { recordPath }) };
+    worker.tell({ type: 'allow', slot: granted });
   }
 
   #refuse(worker: TransferWorker, error: DeltahopError): void {

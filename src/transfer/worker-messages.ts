@@ -2,7 +2,7 @@
  * What an agent and its transfer workers say to each other over IPC. A worker parses what a hostile peer sends and may one day
  * be its puppet: the agent validates every word of it, and grants step by step.
  */
-import { z } from 'zod';
+import * as z from 'zod';
 import { DeltahopError, type ErrorCode, errorCatalogue } from '../errors.js';
 import { slotName } from '../wire/messages.js';
 
@@ -67,6 +67,8 @@ export const commandSchema = z.discriminatedUnion('type', [
     headBytes: count,
     times: timesSchema,
     modules: z.array(moduleSchema),
+    /** For what clients want remembered; null: nothing is. */
+    memoryPath: z.string().nullable(),
   }),
   z.object({
     type: z.literal('transfer'),
@@ -90,7 +92,14 @@ export const commandSchema = z.discriminatedUnion('type', [
   /** The answers to `hello`, `begin` and `completed` of a server's worker. */
   z.object({
     type: z.literal('allow'),
-    slot: z.object({ path: z.string(), durable: z.boolean(), recordPath: z.string().optional() }).nullable(),
+    slot: z
+      .object({
+        path: z.string(),
+        durable: z.boolean(),
+        inPlace: z.boolean().optional(),
+        recordPath: z.string().optional(),
+      })
+      .nullable(),
   }),
   z.object({ type: z.literal('refuse'), error: errorSchema }),
 ]);

@@ -10,6 +10,7 @@ import { connectTcp, tcpStream } from '../transport/tcp.js';
 import type { Link } from './link.js';
 import { asDeltahopError, ClientSession, type ServerAuthority, serveSession } from './session.js';
 import { type SyncOffer, serveSync } from './sync.js';
+import { SyncMemory } from './sync-memory.js';
 import { ModuleFiles } from './sync-place.js';
 import { ticketParts } from './ticket.js';
 import {
@@ -196,7 +197,7 @@ class Worker {
   }
 
   async #serveSync(
-    { peer, headBase64, headBytes, times, modules }: Extract<Command, { type: 'serveSync' }>,
+    { peer, headBase64, headBytes, times, modules, memoryPath }: Extract<Command, { type: 'serveSync' }>,
     socket: Socket | null,
   ): Promise<void> {
     if (socket === null) {
@@ -205,6 +206,7 @@ class Worker {
     }
     const stream = handedOver(socket, peer, headBase64, headBytes);
     const offer: SyncOffer = {
+      memory: memoryPath === null ? undefined : new SyncMemory(this.#engine, memoryPath),
       files: (name, direction) => {
         const module = modules.find((candidate) => candidate.name === name);
         if (module === undefined) throw new DeltahopError('DELTAHOP_E_NOT_FOUND', `there is no module ${name ?? ''}`);

@@ -1,5 +1,5 @@
 /** The messages of a data connection (PROTOCOL.md, section 3): JSON in control frames, every size bounded. */
-import { z } from 'zod';
+import * as z from 'zod';
 import { DeltahopError, type ErrorCode } from '../errors.js';
 import { type ControlName, frameHeader, type frameTypes, maxDataPayloadBytes } from './frames.js';
 
@@ -67,6 +67,8 @@ export const entryName = z
   .refine((name) => Buffer.byteLength(name) <= 255, 'longer than 255 bytes');
 /** The most that one `changes` message carries, in UTF-16 units: as JSON it fits into a control frame whatever they are. */
 export const maxChangesUnits = 8 * 1024;
+/** A name that a client makes up for one of its trees, always the same. */
+const memoryName = z.string().regex(/^[0-9a-f]{64}$/);
 const treeSource = z.object({
   /** What of the source goes over: what is in a directory, the directory itself, or one entry that is no directory. */
   kind: z.enum(['contents', 'directory', 'entry']),
@@ -127,6 +129,8 @@ const schemas = {
         bytesPerSecond: z.int().min(1024).nullable(),
         /** The link is dead when nothing came for so long; null for the usual time. */
         silenceMs: z.int().min(minSilenceMs).max(maxSilenceMs).nullable(),
+        /** Keep what the next sync of these two trees can use; a name for the client's tree, or null. */
+        remember: memoryName.nullable().default(null),
       }),
     })
     .refine((open) => open.minProtocol <= open.protocol, 'minProtocol is above protocol')

@@ -10,9 +10,9 @@ export interface Workload {
   basePath: string;
   /** Directory of the application layer's content. */
   appPath: string;
-  /** Driver settings as given by `--set KEY=VALUE`, validated by {@link WorkloadDriver.validateSettings}. */
+  /** Driver settings as given by `--set KEY=VALUE`, completed by {@link WorkloadDriver.checkSettings}. */
   settings: Readonly<Record<string, string>>;
-  /** The command that the service runs, and its arguments. */
+  /** The command that the service runs, and its arguments; none for a machine that knows by itself what to run. */
   command: readonly string[];
 }
 
@@ -33,6 +33,13 @@ export interface InstanceTree {
    * durable while the service is restored.
    */
   durable: boolean;
+  /** Whether its files are patched where they lie, so that their inodes stay; nobody else uses them while it arrives. */
+  inPlace: boolean;
+  /**
+   * Whether times tell what has changed. They do not where the service can set them back, or writes through a mapping; the
+   * last pass then reads all of the tree.
+   */
+  timesTell: boolean;
   /** Where this node keeps the record of what it last sent or received of it; beside the tree, never in it. */
   recordPath: string;
   /** What an earlier round left here of it, and the record of that: what the other node is likely to hold. */
@@ -44,6 +51,8 @@ export interface WorkloadState {
   state: 'stopped' | 'running' | 'frozen';
   /** Process id of its first process, as this node sees it. */
   pid: number | null;
+  /** What its owner should know of how it runs here. */
+  note?: string;
 }
 
 /** One thing that this machine has or lacks, for preflight and `deltahop doctor`. */
@@ -84,9 +93,11 @@ export interface FrozenWorkload {
   readonly files: InstanceTrees;
   /**
    * Resolves at the barrier, when the memory is complete as well; to be awaited before commit().
+   * @param filesListed Fulfilled once the files have been listed for sending, so that it can be told whether they have to be
+   * sent again.
    * @throws DeltahopError DELTAHOP_E_CHECKPOINT, DELTAHOP_E_CANCELLED; abort() is still to be called.
    */
-  memory(signal: AbortSignal): Promise<FrozenMemory>;
+  memory(signal: AbortSignal, filesListed: Promise<unknown>): Promise<FrozenMemory>;
   /** Aborted, with the error, once the service has gone on by itself: its barrier gave way, and nothing can be committed. */
   readonly gaveWay: AbortSignal;
   /**
@@ -133,14 +144,45 @@ export interface Recovered {
   released: boolean;
 }
 
+/** What somebody else made and runs no more, as a service could be made of it. */
+export interface ForeignWorkload {
+  /** The directory or image that an app layer is made of, upon the base. */
+  path: string;
+  settings: Readonly<Record<string, string>>;
+  command: readonly string[];
+  /** What of it a service will not have, each with the way out. */
+  notes: readonly string[];
+}
+
 /** A kind of workload. Every method is bounded in time and ends its child processes if it fails or is aborted. */
 export interface WorkloadDriver {
   /** `lxc`, `qemu`, `libvirt`. */
   readonly name: string;
+  /** What its layers have to be: trees of files, or disks. */
+  readonly layerForm: 'tree' | 'disk';
   /** What this machine can do for this driver. */
   capabilities(): Promise<readonly Capability[]>;
-  /** @throws DeltahopError DELTAHOP_E_INVALID_ARGUMENT naming the setting. */
-  validateSettings(settings: Readonly<Record<string, string>>): void;
+  /**
+   * Reads a service's settings and command.
+   * @returns the settings, with those filled in that must stay what they are here and now on every node.
+   * @throws DeltahopError DELTAHOP_E_INVALID_ARGUMENT naming the setting.
+   */
+  checkSettings(
+    name: string,
+    settings: Readonly<Record<string, string>>,
+    command: readonly string[],
+  ): Readonly<Record<string, string>>;
+  /**
+   * Looks at one of this kind that deltahop did not make, and that does not run.
+   * @param reference What its own tools call it.
+   * @param given What the caller knows better; what that leaves open is read from the workload.
+   * @throws DeltahopError DELTAHOP_E_NOT_FOUND, DELTAHOP_E_IN_USE if it runs, DELTAHOP_E_UNSUPPORTED naming what can not
+   *   become a service's, DELTAHOP_E_INVALID_ARGUMENT naming what has to be given.
+   */
+  foreign(
+    reference: string,
+    given: { settings: Readonly<Record<string, string>>; command: readonly string[] },
+  ): Promise<ForeignWorkload>;
   /** Makes the service's directories. Idempotent. */
   create(workload: Workload): Promise<void>;
   start(workload: Workload): Promise<void>;
@@ -168,9 +210,11 @@ export interface WorkloadDriver {
   freeze(workload: Workload, signal: AbortSignal): Promise<FrozenWorkload>;
   /** Where the instance's trees have to be received before {@link arrange}; makes the directories. */
   staging(workload: Workload): Promise<InstanceTrees>;
+  /** Whether {@link arrange} may be done while all trees are still to change, once they have been there as a whole. */
+  readonly arrangesEarly: boolean;
   /**
-   * Does what can be done towards a restore from {@link staging} before its memory is complete. The other trees must not
-   * change from here on: if they do, it has to be abandoned and done again.
+   * Does what can be done towards a restore from {@link staging} before its memory is complete. Unless it
+   * {@link arrangesEarly}, the other trees must not change from here on: if they do, it has to be abandoned and done again.
    */
   arrange(workload: Workload, signal: AbortSignal): Promise<ArrangedWorkload>;
   /**

@@ -1,12 +1,17 @@
 /**
  * The main job, for real, on one machine: redis in a container moves from node A to node B over a slow link while one
- * TCP connection keeps writing and reading, and moves back. `--json` prints the agents' events and one last summary.
+ * TCP connection keeps writing and reading, and moves back. `--driver qemu`: in a virtual machine; `--driver libvirt`: in a domain
+ * of libvirt's that is adopted. `--json` prints the
+ * agents' events and one last summary.
  */
 import { createInterface } from 'node:readline';
+import { parseArgs } from 'node:util';
 import prettyBytes from 'pretty-bytes';
 import prettyMilliseconds from 'pretty-ms';
 import type { MigrationEvent, MigrationSummary } from '../../src/migrate/phases.js';
 import { ended } from '../testbed/command.js';
+import { guestArguments, guestImages } from '../testbed/guest.js';
+import { defineGuest, startLibvirt } from '../testbed/libvirt.js';
 import type { TestbedNode } from '../testbed/node.js';
 import type { RedisReport } from '../testbed/redis-client.js';
 import { rootFileSystems } from '../testbed/rootfs.js';
@@ -18,7 +23,15 @@ const fillMib = 32;
 /** How long the client goes on before, between and after the hops, so that its gaps are the hops' own. */
 const restMs = 1500;
 
-const json = process.argv.includes('--json');
+const { json, driver } = parseArgs({
+  options: { json: { type: 'boolean', default: false }, driver: { type: 'string', default: 'lxc' } },
+}).values;
+if (driver !== 'lxc' && driver !== 'qemu' && driver !== 'libvirt') {
+  throw new Error(`--driver is lxc, qemu or libvirt, not ${driver}`);
+}
+
+/** What saves and restores, by driver. */
+const programs = { lxc: 'CRIU', qemu: 'QEMU', libvirt: 'libvirt' };
 
 function say(text: string): void {
   if (!json) console.log(text);
@@ -52,7 +65,8 @@ async function hop(from: TestbedNode, to: TestbedNode): Promise<MigrationSummary
   const traffic = `${prettyBytes(bytesSent)} sent, ${prettyBytes(bytesReceived)} received`;
   say(`  ${result} in ${prettyMilliseconds(totalMs)}, down for ${downtimeMs ?? '-'} ms, ${traffic}`);
   const stages = downtime.map(
-    ({ stage, ms, driverMs }) => `${stage} ${ms}${driverMs === undefined ? '' : ` (CRIU ${driverMs})`}`,
+    ({ stage, ms, driverMs }) =>
+      `${stage} ${ms}${driverMs === undefined ? '' : ` (${programs[driver as keyof typeof programs]} ${driverMs})`}`,
   );
   if (stages.length > 0) say(`    ms of downtime: ${stages.join(', ')}`);
   if (error !== undefined) say(`  ${error.message}\n  → ${error.remedy}  [${error.code}]`);
@@ -77,34 +91,60 @@ function clientFigures({ requests, lost, duplicated, reconnects, longestGapMs }:
   return { requests, lost, duplicated, reconnects, longestGapMs };
 }
 
-async function demonstrate(testbed: Testbed): Promise<boolean> {
-  const { a, b, user } = testbed;
-  await Promise.all([a.startAgent(), b.startAgent()]);
-  say('Two nodes, a 50 Mbit/s link of 20 ms round trip between them, and a user.');
+/** What is imported and said of the service in a container. */
+async function container(): Promise<{ base: string; appRedis: string; description: string[] }> {
+  const command = ['/usr/bin/redis-server', '--bind', '0.0.0.0', '--protected-mode', 'no', '--save', ''];
+  const description = [
+    '--driver',
+    'lxc',
+    '--set',
+    `ip=${serviceAddress}/24`,
+    '--',
+    ...command,
+    '--dir',
+    '/var/lib/redis',
+  ];
+  return { ...(await rootFileSystems()), description };
+}
 
-  const { base, appRedis } = await rootFileSystems();
+/** The same in a virtual machine. */
+async function virtualMachine(): Promise<{ base: string; appRedis: string; description: string[] }> {
+  const images = await guestImages();
+  return { ...images, description: guestArguments(images, `${serviceAddress}/24`) };
+}
+
+/** The same in a domain that a's libvirt has already. */
+async function adoptDomain({ a, b }: Testbed): Promise<void> {
+  const images = await guestImages();
+  await Promise.all([startLibvirt(a), startLibvirt(b)]);
+  await defineGuest(a, service, images, `${serviceAddress}/24`);
+  const base = await mustSucceed(a, ['layer', 'import', '--kind', 'base', '--name', 'debian', images.base]);
+  say(`  base layer debian ${base}`);
+  const address = ['--set', `ip=${serviceAddress}/24`];
+  say(`  ${await mustSucceed(a, ['service', 'adopt', `libvirt:${service}`, '--base', 'debian', ...address])}`);
+}
+
+/** What is imported, and a service described upon it. */
+async function addService(
+  a: TestbedNode,
+  { base, appRedis, description }: Awaited<ReturnType<typeof container>>,
+): Promise<void> {
   const baseDigest = await mustSucceed(a, ['layer', 'import', '--kind', 'base', '--name', 'debian', base]);
   const appDigest = await mustSucceed(a, [
     ...['layer', 'import', '--kind', 'app', '--name', 'redis', '--parent', 'debian', appRedis],
   ]);
   say(`  base layer debian ${baseDigest}\n  app layer redis   ${appDigest}`);
-  await mustSucceed(a, [
-    ...['service', 'add', service, '--driver', 'lxc', '--base', 'debian', '--app', 'redis'],
-    ...['--set', `ip=${serviceAddress}/24`],
-    ...[
-      '--',
-      '/usr/bin/redis-server',
-      '--bind',
-      '0.0.0.0',
-      '--protected-mode',
-      'no',
-      '--save',
-      '',
-      '--dir',
-      '/var/lib/redis',
-    ],
-  ]);
-  await mustSucceed(a, ['service', 'start', service]);
+  await mustSucceed(a, ['service', 'add', service, '--base', 'debian', '--app', 'redis', ...description]);
+}
+
+async function demonstrate(testbed: Testbed): Promise<boolean> {
+  const { a, b, user } = testbed;
+  await Promise.all([a.startAgent(), b.startAgent()]);
+  say('Two nodes, a 50 Mbit/s link of 20 ms round trip between them, and a user.');
+
+  if (driver === 'libvirt') await adoptDomain(testbed);
+  else await addService(a, await (driver === 'lxc' ? container() : virtualMachine()));
+  say(`  ${await mustSucceed(a, ['service', 'start', service])}`);
   const client = await user.startRedisClient({ host: serviceAddress, fillMib });
   say(`  redis runs on a with ${fillMib} MiB of data; one client on one connection writes and reads`);
 

@@ -89,6 +89,12 @@ export class Attempt {
     return statSync(this.mark(side, name), { throwIfNoEntry: false }) !== undefined;
   }
 
+  /** Whether a side's driver has a thing of that name. */
+  keeps(side: 'source' | 'destination', name: string): boolean {
+    const path = join(this[side].stateDirectory, 'services', this.service, 'workload', name);
+    return statSync(path, { throwIfNoEntry: false }) !== undefined;
+  }
+
   /** Path of a file of a side's operation. */
   mark(side: 'source' | 'destination', name: string): string {
     return join(this[side].stateDirectory, 'services', this.service, 'workload/operation', name);

@@ -1,21 +1,21 @@
 /**
- * Every step of a migration crossed with every fault, on real nodes with a real container: after each, one copy runs, no
- * counter has gone back, the client's one connection has lost and doubled nothing, nothing is left over, and the next
- * migration works.
+ * Every step of a migration crossed with every fault, on real nodes with a real container or virtual machine: after each,
+ * one copy runs, no counter has gone back, the client's one connection has lost and doubled nothing, nothing is left over,
+ * and the next migration works. A virtual machine's disk has to be sound at both nodes, too.
  *
- *   npm run faults -- [--quick] [--only STEP/FAULT] [--seed N] [--json]
+ *   npm run faults -- [--driver lxc|qemu] [--quick] [--only STEP/FAULT] [--seed N] [--json]
  *
- * `--only` keeps the faults whose name contains its text; `--seed` sets the order.
+ * `--quick` is for containers; `--only` keeps the faults whose name contains its text; `--seed` sets the order.
  */
 import { parseArgs } from 'node:util';
 import { benchUnavailable, ProbeBench } from '../integration/support/probe-bench.js';
 import { smallDisk } from '../integration/support/small-disk.js';
-import { type Cell, cells, nameOf } from './matrix.js';
+import { type Cell, cells, type FaultedDriver, nameOf } from './matrix.js';
 import { RunWatch } from './run-watch.js';
 import { describeOutcome, type Outcome, restLink, Trials } from './trial.js';
 
 /** The nodes' state directories are disks of this size. */
-const diskMib = 160;
+const diskMib: Readonly<Record<FaultedDriver, number>> = { lxc: 160, qemu: 4096 };
 
 /** Most of a trial is waiting: for patience to end, for a link to come back. */
 const lanesAtOnce = 2;
@@ -34,6 +34,7 @@ interface Summary {
 
 const { values: options } = parseArgs({
   options: {
+    driver: { type: 'string', default: 'lxc' },
     quick: { type: 'boolean', default: false },
     only: { type: 'string', default: '' },
     seed: { type: 'string', default: '' },
@@ -58,17 +59,23 @@ function shuffled(given: readonly Cell[], seed: number): Cell[] {
   return all;
 }
 
-async function makeBench(): Promise<ProbeBench> {
+async function makeBench(driver: FaultedDriver): Promise<ProbeBench> {
   return await ProbeBench.create({
+    driver,
     link: restLink,
     prepare: async (testbed) => {
-      for (const node of testbed.nodes) await smallDisk(testbed, node, diskMib);
+      for (const node of testbed.nodes) await smallDisk(testbed, node, diskMib[driver]);
     },
   });
 }
 
 /** Takes faults from a queue, on a testbed of its own, until there are no more. */
-async function lane(queue: Cell[], watch: RunWatch, benches: Set<ProbeBench>): Promise<Outcome[]> {
+async function lane(
+  driver: FaultedDriver,
+  queue: Cell[],
+  watch: RunWatch,
+  benches: Set<ProbeBench>,
+): Promise<Outcome[]> {
   const outcomes: Outcome[] = [];
   let bench: ProbeBench | null = null;
   let trials: Trials | null = null;
@@ -82,9 +89,9 @@ async function lane(queue: Cell[], watch: RunWatch, benches: Set<ProbeBench>): P
   try {
     for (let cell = queue.shift(); cell !== undefined; cell = queue.shift()) {
       if (bench === null || trials === null) {
-        bench = await makeBench();
+        bench = await makeBench(driver);
         benches.add(bench);
-        trials = new Trials(bench, watch, await bench.client.state());
+        trials = new Trials(driver, bench, watch, await bench.client.state());
       }
       const outcome = await trials.run(cell);
       outcomes.push(outcome);
@@ -127,7 +134,9 @@ async function main(): Promise<boolean> {
   const unavailable = benchUnavailable();
   if (unavailable !== null) throw new Error(`faults can not be injected here: ${unavailable}`);
   const seed = options.seed === '' ? Date.now() % 1_000_000 : Number(options.seed);
-  const named = cells(options.quick).filter((cell) => nameOf(cell).includes(options.only));
+  const { driver } = options;
+  if (driver !== 'lxc' && driver !== 'qemu') throw new Error('--driver is lxc or qemu');
+  const named = cells(driver, options.quick).filter((cell) => nameOf(cell).includes(options.only));
   if (named.length === 0) throw new Error(`no fault is named *${options.only}*`);
   const chosen = shuffled(named, seed);
   say(`${chosen.length} faults, order of --seed ${seed}`);
@@ -140,7 +149,7 @@ async function main(): Promise<boolean> {
   }
   const watch = new RunWatch();
   const queue = [...chosen];
-  const lanes = Array.from({ length: Math.min(lanesAtOnce, queue.length) }, () => lane(queue, watch, benches));
+  const lanes = Array.from({ length: Math.min(lanesAtOnce, queue.length) }, () => lane(driver, queue, watch, benches));
   const ends = await Promise.allSettled(lanes);
   await watch.end();
   for (const end of ends) if (end.status === 'rejected') throw end.reason;

@@ -1,5 +1,5 @@
 /** The faults: each is done to the real thing, says whether it was really done, and is mended as an operator would. */
-import { closeSync, fstatSync, openSync, readdirSync, readSync, truncateSync, writeSync } from 'node:fs';
+import { closeSync, type Dirent, fstatSync, openSync, readdirSync, readSync, truncateSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { TestbedNode } from '../testbed/node.js';
@@ -20,26 +20,36 @@ export interface Injected {
 /** A fault. */
 export interface Fault {
   name: string;
+  /** Looks for what it will be done to, ahead of a step that leaves no time for that. */
+  aim?(attempt: Attempt): void;
   /** @returns null if there was nothing to do it to. */
   inject(attempt: Attempt, testbed: Testbed): Promise<Injected | null>;
 }
 
 const nothing = async (): Promise<void> => {};
 
-/** A victim may have to be waited for: at a step it may be just about to start. */
-const victimLimitMs = 150;
+/** A victim may have to be waited for: at a step it may be just about to start, and a barrier's script comes after a dump. */
+const victimLimitMs = (victim: Victim): number => (victim === 'barrier' ? 10_000 : 150);
 
 function killed(name: string, victim: Victim, side: Side): Fault {
+  const aimed = new WeakMap<Attempt, FoundProcess[]>();
+  const find = (attempt: Attempt): FoundProcess[] =>
+    findVictims(victim, { stateDirectory: attempt[side].stateDirectory, service: attempt.service });
+  const killAll = (found: readonly FoundProcess[]): boolean => found.filter((process) => kill(process)).length > 0;
   return {
     name,
+    aim: (attempt) => {
+      aimed.set(attempt, find(attempt));
+    },
     inject: async (attempt) => {
-      const place = { stateDirectory: attempt[side].stateDirectory, service: attempt.service };
-      let found: FoundProcess[] = [];
-      for (const deadline = Date.now() + victimLimitMs; found.length === 0 && Date.now() < deadline; await sleep(1)) {
-        found = findVictims(victim, place);
+      const injected = { mend: nothing, lasting: false };
+      if (killAll(aimed.get(attempt) ?? [])) return injected;
+      const deadline = Date.now() + victimLimitMs(victim);
+      while (!attempt.over && Date.now() < deadline) {
+        if (killAll(find(attempt))) return injected;
+        await sleep(1);
       }
-      const hit = found.filter((process) => kill(process));
-      return hit.length === 0 ? null : { mend: nothing, lasting: false };
+      return null;
     },
   };
 }
@@ -53,6 +63,24 @@ function kill(found: FoundProcess): boolean {
     return false;
   }
 }
+
+/**
+ * The machine of a destination, which may be killed as long as it is held: once it runs, that is the end of its service. It
+ * is stopped first, so that whether it was let go can not change any more.
+ */
+const heldMachineKilled: Fault = {
+  name: 'kill-qemu-destination',
+  inject: async (attempt) => {
+    const place = { stateDirectory: attempt.destination.stateDirectory, service: attempt.service };
+    const [found] = findVictims('qemu', place);
+    if (found === undefined) return null;
+    process.kill(found.pid, 'SIGSTOP');
+    const held = attempt.operation('destination') === 'prepare' && !attempt.has('destination', 'released');
+    const hit = held && kill(found);
+    if (!hit && isThere(found)) process.kill(found.pid, 'SIGCONT');
+    return hit ? { mend: nothing, lasting: false } : null;
+  },
+};
 
 /** Agents come back at once, as a service manager would have them do. */
 function agentsKilled(name: string, sides: readonly Side[]): Fault {
@@ -100,18 +128,21 @@ true`;
   await node.exec(['sh', '-c', script, 'sh', node.stateDirectory]);
 }
 
-const diskFull: Fault = {
-  name: 'disk-full-destination',
-  inject: async ({ destination }) => {
-    await fill(destination);
-    return {
-      mend: async () => {
-        await destination.exec(['rm', '-f', join(destination.stateDirectory, ballast)]);
-      },
-      lasting: true,
-    };
-  },
-};
+function diskFull(name: string, side: Side): Fault {
+  return {
+    name,
+    inject: async (attempt) => {
+      const node = attempt[side];
+      await fill(node);
+      return {
+        mend: async () => {
+          await node.exec(['rm', '-f', join(node.stateDirectory, ballast)]);
+        },
+        lasting: true,
+      };
+    },
+  };
+}
 
 /** Turns bytes of a file over, in its midst, or cuts its end off. */
 function spoil(path: string, how: 'turn' | 'cut'): boolean {
@@ -139,11 +170,12 @@ function spoil(path: string, how: 'turn' | 'cut'): boolean {
   }
 }
 
-function imageSpoiled(name: string, side: Side, image: RegExp, how: 'turn' | 'cut'): Fault {
+/** Of what a driver keeps of a service's memory, in its directory of that name. */
+function imageSpoiled(name: string, side: Side, directory: string, image: RegExp, how: 'turn' | 'cut'): Fault {
   return {
     name,
     inject: async (attempt) => {
-      const memory = join(attempt[side].stateDirectory, 'services', attempt.service, 'workload/memory');
+      const memory = join(attempt[side].stateDirectory, 'services', attempt.service, 'workload', directory);
       const images = readdirSync(memory).filter((file) => image.test(file));
       const spoilt = images.filter((file) => spoil(join(memory, file), how));
       return spoilt.length === 0 ? null : { mend: nothing, lasting: false };
@@ -151,18 +183,40 @@ function imageSpoiled(name: string, side: Side, image: RegExp, how: 'turn' | 'cu
   };
 }
 
-/** What has arrived of a layer so far, wherever the store keeps it. */
+/** How many files of a layer are spoilt. */
+const spoiltFiles = 3;
+
+/** What has arrived of a layer so far, wherever the store keeps it; bytes move before there is a whole file. */
 const layerSpoiled: Fault = {
   name: 'corrupt-layer-destination',
-  inject: async ({ destination }) => {
-    const layers = join(destination.stateDirectory, 'layers');
-    const files = readdirSync(layers, { recursive: true, withFileTypes: true })
-      .filter((entry) => entry.isFile() && entry.parentPath.includes('/.arriving-'))
-      .map((entry) => join(entry.parentPath, entry.name));
-    const spoilt = files.slice(0, 3).filter((path) => spoil(path, 'turn'));
-    return spoilt.length === 0 ? null : { mend: nothing, lasting: false };
+  inject: async (attempt) => {
+    const { phase } = attempt;
+    const layers = join(attempt.destination.stateDirectory, 'layers');
+    while (!attempt.over && attempt.phase === phase) {
+      let spoilt = 0;
+      for (const path of arriving(layers)) {
+        if (spoil(path, 'turn')) spoilt++;
+        if (spoilt === spoiltFiles) break;
+      }
+      if (spoilt > 0) return { mend: nothing, lasting: false };
+      await sleep(10);
+    }
+    return null;
   },
 };
+
+/** Files of layers that are on their way, with names of their own already. */
+function* arriving(layers: string): Generator<string> {
+  for (const store of readdirSync(layers).filter((name) => name.startsWith('.arriving-'))) {
+    let entries: Dirent[];
+    try {
+      entries = readdirSync(join(layers, store), { recursive: true, withFileTypes: true });
+    } catch {
+      continue; // It changes while it is read.
+    }
+    for (const entry of entries) if (entry.isFile()) yield join(entry.parentPath, entry.name);
+  }
+}
 
 /** All faults, by what they are called. */
 export const faults: readonly Fault[] = [
@@ -181,9 +235,15 @@ export const faults: readonly Fault[] = [
   killed('kill-supervisor-destination', 'supervisor', 'destination'),
   linkCut('cut-2s', false),
   linkCut('cut-for-ever', true),
-  diskFull,
+  killed('kill-qemu-source', 'qemu', 'source'),
+  heldMachineKilled,
+  diskFull('disk-full-source', 'source'),
+  diskFull('disk-full-destination', 'destination'),
   layerSpoiled,
-  imageSpoiled('corrupt-basis-destination', 'destination', /^pages-/, 'turn'),
-  imageSpoiled('corrupt-image-source', 'source', /^(core|mm)-\d/, 'cut'),
-  imageSpoiled('corrupt-image-destination', 'destination', /^(core|mm)-\d/, 'cut'),
+  imageSpoiled('corrupt-basis-destination', 'destination', 'memory', /^pages-/, 'turn'),
+  imageSpoiled('corrupt-image-source', 'source', 'memory', /^(core|mm)-\d/, 'cut'),
+  imageSpoiled('corrupt-image-destination', 'destination', 'memory', /^(core|mm)-\d/, 'cut'),
+  imageSpoiled('corrupt-ram-destination', 'destination', 'live/memory', /^ram$/, 'turn'),
+  imageSpoiled('corrupt-state-source', 'source', 'live/memory', /^state$/, 'cut'),
+  imageSpoiled('corrupt-state-destination', 'destination', 'live/memory', /^state$/, 'cut'),
 ];

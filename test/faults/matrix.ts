@@ -16,8 +16,10 @@ const restore = ['kill-criu-destination', 'kill-lxc-destination', 'kill-supervis
 const destinationBarrier = [...restore, 'kill-barrier-destination'];
 const disk = ['disk-full-destination'];
 
-/** What can be hit at a step beside the agents and the link. */
-const besides: Readonly<Record<string, readonly string[]>> = {
+/** What can be hit at each step that a driver's migrations have, beside the agents and the link. */
+type Besides = Readonly<Record<string, readonly string[]>>;
+
+const lxc: Besides = {
   offer: disk,
   base: [...workers, ...disk, 'corrupt-layer-destination'],
   app: [...workers, ...disk, 'corrupt-layer-destination'],
@@ -37,7 +39,34 @@ const besides: Readonly<Record<string, readonly string[]>> = {
   acknowledged: disk,
 };
 
-/** The short version: the dangerous ones, with each step and each kind of fault once at least. */
+const heldMachine = ['kill-qemu-destination', 'kill-supervisor-destination'];
+
+/** QEMU is killed at the source once the machine is saved, so not while it runs: that would be the end of its service. */
+const qemu: Besides = {
+  offer: disk,
+  base: [...workers, ...disk, 'corrupt-layer-destination'],
+  app: [...workers, ...disk],
+  'round-copy': ['disk-full-source'],
+  'round-send': [...workers, ...disk, 'corrupt-ram-destination'],
+  freeze: ['kill-supervisor-source', 'disk-full-source'],
+  frozen: ['kill-supervisor-source', ...workers, ...disk, 'corrupt-state-source'],
+  final: ['kill-qemu-source', 'kill-supervisor-source', ...workers, ...disk, 'corrupt-state-destination'],
+  restore: ['kill-supervisor-source', ...heldMachine, ...disk],
+  prepared: ['kill-qemu-source', 'kill-supervisor-source', ...heldMachine, ...disk],
+  committed: ['kill-qemu-source', 'kill-supervisor-source', ...heldMachine, ...disk],
+  'given-up': ['kill-supervisor-source', ...heldMachine, ...disk],
+  heard: [...heldMachine, ...disk],
+  released: ['kill-supervisor-destination', ...disk],
+  running: disk,
+  acknowledged: disk,
+};
+
+/** The drivers that faults are injected into. */
+export type FaultedDriver = 'lxc' | 'qemu';
+
+const besides: Readonly<Record<FaultedDriver, Besides>> = { lxc, qemu };
+
+/** The short version, of containers: the dangerous ones, with each step and each kind of fault once at least. */
 const quick = [
   'offer/kill-agents-both',
   'base/kill-worker-destination',
@@ -66,14 +95,15 @@ export function nameOf({ step, fault }: Cell): string {
   return `${step.name}/${fault.name}`;
 }
 
-/** Every cell, or those of the short version. */
-export function cells(short: boolean): Cell[] {
-  const all = steps.flatMap((step) =>
-    [...everywhere, ...(besides[step.name] ?? [])].map((name) => {
+/** Every cell of a driver, or those of the short version. */
+export function cells(driver: FaultedDriver, short: boolean): Cell[] {
+  const all = steps.flatMap((step) => {
+    const own = besides[driver][step.name];
+    return (own === undefined ? [] : [...everywhere, ...own]).map((name) => {
       const fault = faults.find((candidate) => candidate.name === name);
       if (fault === undefined) throw new Error(`no fault ${name}`);
       return { step, fault };
-    }),
-  );
+    });
+  });
   return short ? all.filter((cell) => quick.includes(nameOf(cell))) : all;
 }

@@ -1,6 +1,7 @@
 /**
- * Judges from outside whether two copies of a service have run. The probe's first process shows its tick in its name, so
- * whoever sees the name change has seen that very process execute the service's own instructions.
+ * Judges from outside whether two copies of a service have run. In a container the probe's first process shows its tick in
+ * its name, so whoever sees the name change has seen that very process execute the service's own instructions. Of a virtual
+ * machine it is seen that its processors took time; that its state never goes back its user sees.
  */
 
 /** What one process showed. */
@@ -34,16 +35,20 @@ export class RunJudge {
     // The first sight of a copy tells nothing: what is held shows the tick of its image.
     if (before === undefined || before === tick) return;
     if (identity !== this.#runner) {
-      if (this.#retired.has(identity)) {
-        this.#violations.push(`${identity} ran on to tick ${tick} after ${this.#runner} had run`);
-        this.#retired.delete(identity);
-      } else if (tick <= this.#highest) {
+      if (!this.#retired.has(identity) && tick <= this.#highest) {
         this.#violations.push(`${identity} ran tick ${tick} once more, which went to ${this.#highest} before`);
       }
-      if (this.#runner !== null) this.#retired.add(this.#runner);
-      this.#runner = identity;
       this.#highest = tick;
+      this.seeRun(identity);
     }
     this.#highest = Math.max(this.#highest, tick);
+  }
+
+  /** Sees a copy run, and nothing of what it did. */
+  seeRun(identity: string): void {
+    if (identity === this.#runner) return;
+    if (this.#retired.delete(identity)) this.#violations.push(`${identity} ran on after ${this.#runner} had run`);
+    if (this.#runner !== null) this.#retired.add(this.#runner);
+    this.#runner = identity;
   }
 }

@@ -1,4 +1,7 @@
-/** Watches from a thread of its own, every few milliseconds, which copies of probes run on this machine. */
+/**
+ * Watches from a thread of its own, every few milliseconds, which copies of probes run on this machine: a container's probe
+ * by the tick in its name, a virtual machine by the time of its processors' threads, which stands still while it is held.
+ */
 import { readdirSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { isMainThread, type MessagePort, parentPort, receiveMessageOnPort, Worker } from 'node:worker_threads';
@@ -7,20 +10,32 @@ import { RunJudge } from './run-judge.js';
 const pauseMs = 5;
 /** A process that has not taken its name by then is no probe's. */
 const strangerMs = 5_000;
+/** Held machines take less: at their start and when they load a state, never again. A running one takes it in a moment. */
+const ranNs = 10_000_000;
 
 /** What was seen of one service since the last report on it. */
 export interface WatchReport {
   service: string;
+  /** The copy that was last seen to run; null: none was ever seen, and so nothing is known. */
+  runner: string | null;
   violations: string[];
   samples: number;
   /** The longest time between two samples: what is shorter may have been missed. */
   longestBlindMs: number;
 }
 
+/** A copy: which service's, and which process. */
+interface Copy {
+  service: string;
+  identity: string;
+}
+
 interface Watched {
   since: number;
   /** null until it is known to be a probe's. */
-  probe: { service: string; identity: string } | null;
+  probe: Copy | null;
+  /** Of a virtual machine; null until it is known to be one. */
+  machine: (Copy & { processors: string[]; seenNs: number }) | null;
 }
 
 function text(path: string): string {
@@ -59,25 +74,66 @@ class Look {
   #one(pid: string, now: number): void {
     let known = this.#watched.get(pid);
     if (known === undefined) {
-      known = { since: now, probe: null };
+      known = { since: now, probe: null, machine: null };
       this.#watched.set(pid, known);
     }
+    if (known.machine !== null) {
+      this.#machine(pid, known.machine);
+      return;
+    }
     if (known.probe === null && now - known.since > strangerMs) return;
-    const tick = /^tick (\d+)$/.exec(text(`/proc/${pid}/comm`).trim())?.[1];
+    const name = text(`/proc/${pid}/comm`).trim();
+    if (name.startsWith('qemu-system')) known.machine = machineOf(pid);
+    const tick = /^tick (\d+)$/.exec(name)?.[1];
     if (tick === undefined) return;
     known.probe ??= probeOf(pid);
     if (known.probe === null) return;
     const { service, identity } = known.probe;
     this.judge(service).see({ identity, tick: Number(tick) });
   }
+
+  #machine(pid: string, machine: NonNullable<Watched['machine']>): void {
+    const { service, identity, processors, seenNs } = machine;
+    const ns = processors.reduce((sum, thread) => sum + runNsOf(`${pid}/task/${thread}`), 0);
+    if (ns - seenNs < ranNs) return;
+    machine.seenNs = ns;
+    this.judge(service).seeRun(identity);
+  }
 }
 
-function probeOf(pid: string): Watched['probe'] {
+function probeOf(pid: string): Copy | null {
   const [, container, service] = /lxc\.payload\.((\S+)-[0-9a-f]{8})/.exec(text(`/proc/${pid}/cgroup`)) ?? [];
-  const stat = text(`/proc/${pid}/stat`);
-  const startTime = stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19];
+  const startTime = startTimeOf(pid);
   if (service === undefined || startTime === undefined) return null;
   return { service, identity: `${container}:${pid}:${startTime}` };
+}
+
+/** null as long as its processors have no threads. */
+function machineOf(pid: string): Watched['machine'] {
+  const words = text(`/proc/${pid}/cmdline`).split('\0');
+  const [, machine, service] = /^((\S+)-[0-9a-f]{8}),/.exec(words[words.indexOf('-name') + 1] ?? '') ?? [];
+  const startTime = startTimeOf(pid);
+  const processors = threadsOf(pid).filter((thread) => text(`/proc/${pid}/task/${thread}/comm`).startsWith('CPU '));
+  if (service === undefined || startTime === undefined || processors.length === 0) return null;
+  return { service, identity: `${machine}:${pid}:${startTime}`, processors, seenNs: 0 };
+}
+
+function startTimeOf(pid: string): string | undefined {
+  const stat = text(`/proc/${pid}/stat`);
+  return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19];
+}
+
+function threadsOf(pid: string): string[] {
+  try {
+    return readdirSync(`/proc/${pid}/task`);
+  } catch {
+    return [];
+  }
+}
+
+/** How long a thread has had a processor of this machine. */
+function runNsOf(task: string): number {
+  return Number(text(`/proc/${task}/schedstat`).split(' ')[0] ?? 0);
 }
 
 function watch(port: MessagePort): void {
@@ -95,8 +151,14 @@ function watch(port: MessagePort): void {
     lastAt = now;
     const service = receiveMessageOnPort(port)?.message as string | undefined;
     if (service !== undefined) {
-      const violations = look.judge(service).takeViolations();
-      port.postMessage({ service, violations, ...(since.get(service) ?? { samples: 0, longestBlindMs: 0 }) });
+      const judge = look.judge(service);
+      const violations = judge.takeViolations();
+      port.postMessage({
+        service,
+        runner: judge.runner,
+        violations,
+        ...(since.get(service) ?? { samples: 0, longestBlindMs: 0 }),
+      });
       since.set(service, { samples: 0, longestBlindMs: 0 });
     }
     Atomics.wait(pause, 0, 0, pauseMs);

@@ -1,4 +1,4 @@
-/** The steps of a migration at which faults are injected, each told by what lies on the nodes' disks or is said by the agents. */
+/** The steps of a migration, of any driver, at which faults are injected, each told by what lies on the nodes' disks or is said by the agents. */
 import type { Attempt } from './attempt.js';
 
 /** A step. */
@@ -6,6 +6,8 @@ export interface Step {
   name: string;
   /** What has to be so when the migration begins: the destination lacks the layers, or what it holds is of no use. */
   needs: 'layers' | 'memory' | null;
+  /** Of a step of which a part is over in less than a millisecond: whether it is about to come. */
+  near?(attempt: Attempt): boolean;
   reached(attempt: Attempt): boolean;
 }
 
@@ -22,12 +24,18 @@ export const steps: readonly Step[] = [
     needs: null,
     reached: (attempt) => attempt.operation('source') === 'round' && attempt.has('source', 'frozen-at'),
   },
+  {
+    name: 'round-copy',
+    needs: null,
+    reached: (attempt) => attempt.phase === 'rounds' && attempt.keeps('source', 'last-round'),
+  },
   { name: 'round-send', needs: 'memory', reached: (attempt) => attempt.hasMoved('rounds', 'instance-memory') },
   {
     name: 'freeze-dump',
     needs: null,
     reached: (attempt) => attempt.operation('source') === 'freeze' && attempt.has('source', 'frozen-at'),
   },
+  { name: 'freeze', needs: null, reached: (attempt) => attempt.operation('source') === 'freeze' },
   {
     name: 'frozen',
     needs: null,
@@ -45,6 +53,7 @@ export const steps: readonly Step[] = [
   {
     name: 'given-up',
     needs: null,
+    near: (attempt) => attempt.operation('source') === 'freeze' && attempt.has('source', 'held'),
     reached: (attempt) => attempt.operation('source') === 'freeze' && attempt.has('source', 'ended'),
   },
   {

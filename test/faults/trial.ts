@@ -1,6 +1,7 @@
 /** One fault at one step, from a service at rest to a service at rest, and everything that is judged by. */
-import { setTimeout as sleep } from 'node:timers/promises';
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import type { ServiceView } from '../../src/agent/messages.js';
+import { isDeltahopError } from '../../src/errors.js';
 import { isSettled } from '../../src/migrate/journal.js';
 import type { MigrationSummary } from '../../src/migrate/phases.js';
 import { askAgent } from '../integration/support/agent-client.js';
@@ -10,8 +11,9 @@ import type { TestbedNode } from '../testbed/node.js';
 import type { ProbeReport } from '../testbed/probe/probe-client.js';
 import type { ProbeState } from '../testbed/probe/probe-service.js';
 import { Attempt } from './attempt.js';
+import { unsoundDisks } from './disks.js';
 import type { Injected } from './inject.js';
-import { type Cell, nameOf } from './matrix.js';
+import { type Cell, type FaultedDriver, nameOf } from './matrix.js';
 import { residue, unfinishedFiles } from './residue.js';
 import type { RunWatch } from './run-watch.js';
 
@@ -54,6 +56,7 @@ export interface Outcome {
 
 /** The service and where it is, between faults. */
 export class Trials {
+  readonly #driver: FaultedDriver;
   readonly #bench: ProbeBench;
   readonly #watch: RunWatch;
   #before: ProbeState;
@@ -61,7 +64,8 @@ export class Trials {
   source: TestbedNode;
   destination: TestbedNode;
 
-  constructor(bench: ProbeBench, watch: RunWatch, before: ProbeState) {
+  constructor(driver: FaultedDriver, bench: ProbeBench, watch: RunWatch, before: ProbeState) {
+    this.#driver = driver;
     this.#bench = bench;
     this.#watch = watch;
     this.#before = before;
@@ -137,16 +141,23 @@ export class Trials {
   }
 
   async #inject({ step, fault }: Cell, attempt: Attempt): Promise<Injected | null> {
-    for (const deadline = Date.now() + migrationLimitMs; !step.reached(attempt); await sleep(1)) {
+    let aimed = false;
+    for (const deadline = Date.now() + migrationLimitMs; !step.reached(attempt); ) {
       if (attempt.over) return null;
       if (Date.now() > deadline) throw new Error(`it does not come to ${step.name}: ${attempt.standing}`);
+      if (step.near?.(attempt) !== true) {
+        await sleep(1);
+        continue;
+      }
+      if (!aimed) fault.aim?.(attempt);
+      aimed = true;
+      await nextTurn();
     }
     return await fault.inject(attempt, this.#bench.testbed);
   }
 
   async #recover(attempt: Attempt, injected: Injected | null, outcome: Outcome): Promise<void> {
     const injectedAt = performance.now();
-    const { testbed } = this.#bench;
     if (injected?.lasting === true) {
       // Its migration ends in failure, or it is decided and the source goes on telling.
       await Promise.race([attempt.ended, sleep(lastingMs, undefined, { ref: false })]);
@@ -170,7 +181,7 @@ export class Trials {
     const owner = await this.#untilSettled();
     outcome.recoveryMs = Math.round(performance.now() - (injected?.lasting === true ? mendedAt : injectedAt));
     if (owner !== this.source) [this.source, this.destination] = [this.destination, this.source];
-    outcome.leftovers.push(...(await this.#untilNoResidue(() => residue(testbed, owner, this.#bench.service.name))));
+    outcome.leftovers.push(...(await this.#untilNoResidue(() => this.#residue())));
   }
 
   async #judge(outcome: Outcome): Promise<void> {
@@ -181,20 +192,24 @@ export class Trials {
       outcome.lostWrites.push(error instanceof Error ? error.message : String(error));
       throw error;
     } finally {
-      outcome.doubleRuns.push(...(await this.#watch.report(this.#bench.service.name)).violations);
+      const { testbed, service } = this.#bench;
+      const { runner, violations } = await this.#watch.report(service.name);
+      outcome.doubleRuns.push(...violations);
+      if (runner === null) outcome.problems.push('no copy was seen to run');
+      if (this.#driver === 'qemu') outcome.problems.push(...(await unsoundDisks(testbed, service.name)));
     }
   }
 
   /** The next migration has to work, and leaves nothing. */
   async #next(outcome: Outcome): Promise<void> {
-    const { testbed, service } = this.#bench;
+    const { testbed } = this.#bench;
     await testbed.link.set({ rateBps: fastBps });
     const summary = await this.hop();
     if (summary.result !== 'moved') {
       throw new Error(`the next migration fails: ${summary.error?.code} ${summary.error?.message}`);
     }
     await this.#judge(outcome);
-    const look = (): string[] => [...residue(testbed, this.source, service.name), ...unfinishedFiles(testbed)];
+    const look = (): string[] => [...this.#residue(), ...unfinishedFiles(testbed)];
     outcome.leftovers.push(...(await this.#untilNoResidue(look)));
   }
 
@@ -235,7 +250,8 @@ export class Trials {
       const settled = nodes.every((node) => journalOf(node).every(isSettled));
       const views = settled ? await Promise.all(nodes.map((node) => this.#view(node))) : [];
       const [owner, ...others] = nodes.filter((_, at) => views[at]?.ownership === 'owned');
-      const running = nodes.filter((_, at) => views[at]?.state !== 'stopped');
+      // One that does not answer may run it; one that has never heard of it does not.
+      const running = nodes.filter((_, at) => views[at] !== null && views[at]?.state !== 'stopped');
       if (owner !== undefined && others.length === 0 && running.length === 1 && running[0] === owner) return owner;
       if (Date.now() < deadline) continue;
       const said = views.map((view) => `${view?.ownership} ${view?.state}`).join(' / ');
@@ -243,6 +259,10 @@ export class Trials {
       const states = open.map((records) => records.map(({ state }) => state).join(' ')).join(' / ');
       throw new Error(`not settled after ${settledLimitMs} ms: ${said}; open in the journals: ${states}`);
     }
+  }
+
+  #residue(): string[] {
+    return residue(this.#bench.testbed, this.source, this.#bench.service.name, this.#driver);
   }
 
   async #untilNoResidue(look: () => string[]): Promise<string[]> {
@@ -260,8 +280,11 @@ export class Trials {
     return view?.ownership === 'owned' && view.state === 'running';
   }
 
-  async #view(node: TestbedNode): Promise<ServiceView | null> {
-    return await askAgent(node, (agent) => agent.service(this.#bench.service.name)).catch(() => null);
+  /** @returns the service as the node sees it; null if it knows of none, undefined if it does not answer. */
+  async #view(node: TestbedNode): Promise<ServiceView | null | undefined> {
+    return await askAgent(node, (agent) => agent.service(this.#bench.service.name)).catch((error: unknown) =>
+      isDeltahopError(error, 'DELTAHOP_E_NOT_FOUND') ? null : undefined,
+    );
   }
 
   async #resolve(node: TestbedNode): Promise<void> {

@@ -3,8 +3,11 @@ import { join } from 'node:path';
 import { list, read, target } from '../support/volatile-files.js';
 import { processStartTime } from '../testbed/remnants.js';
 
-/** `barrier` is the action script that CRIU waits for, `supervisor` the parent of lxc-checkpoint. */
-export type Victim = 'worker' | 'criu' | 'lxc-checkpoint' | 'supervisor' | 'barrier';
+/**
+ * `barrier` is the action script that CRIU waits for, `supervisor` the parent of lxc-checkpoint, or what holds a virtual
+ * machine, which is `qemu`.
+ */
+export type Victim = 'worker' | 'criu' | 'lxc-checkpoint' | 'supervisor' | 'barrier' | 'qemu';
 
 /** A process that is told from a later one of its number. */
 export interface FoundProcess {
@@ -44,7 +47,7 @@ function isOne(victim: Victim, pid: string, argv: string[], stateDirectory: stri
     case 'worker':
       // The spare one holds its two pipes to the agent and no connection.
       return (
-        line.includes('transfer/worker') &&
+        line.includes('/worker.js') &&
         read(`/proc/${pid}/environ`).includes(`DELTAHOP_STATE=${stateDirectory}\0`) &&
         socketsOf(pid) > 2
       );
@@ -59,6 +62,8 @@ function isOne(victim: Victim, pid: string, argv: string[], stateDirectory: stri
       return argv[0] === 'lxc-checkpoint' && line.includes(`${workload}/`) && parentName(pid) === 'sh';
     case 'supervisor':
       return argv.includes(`${workload}/operation/supervise`);
+    case 'qemu':
+      return argv[argv.indexOf('-pidfile') + 1] === `${workload}/machine/pid`;
     case 'barrier':
       return argv[0] === '/bin/sh' && argv[1] === `${workload}/operation/action`;
   }

@@ -2,16 +2,15 @@
  * Agents die at every point of the hand-off, on real nodes: afterwards exactly one copy runs, its counters have not gone
  * back, its user's connection has lost nothing, and the next migration works.
  */
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { readdirSync, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { JournalRecord } from '../../src/migrate/journal.js';
 import { testUnless } from '../support/obstacle.js';
 import { ended } from '../testbed/command.js';
 import type { TestbedNode } from '../testbed/node.js';
 import type { ProbeState } from '../testbed/probe/probe-service.js';
+import { killAt } from './support/agent-kill.js';
 import { hop } from './support/hop.js';
 import { isJournalSettled, journalOf, migrationsOf, untilJournal } from './support/journal-watch.js';
 import { benchUnavailable, ProbeBench } from './support/probe-bench.js';
@@ -88,44 +87,6 @@ async function assertNextTryWorks(): Promise<void> {
   await assertSound();
 }
 
-/** A point of the protocol: a journal says so, or the service stands at the source's barrier. */
-type Point = JournalRecord['state'] | 'held';
-
-async function untilReached(node: TestbedNode, point: Point, known: ReadonlySet<string>): Promise<void> {
-  if (point !== 'held') {
-    await untilJournal(node, point, known);
-    return;
-  }
-  await untilJournal(node, 'frozen', known);
-  const held = join(node.stateDirectory, 'services', bench.service.name, 'workload/operation/held');
-  for (const deadline = Date.now() + 30_000; !existsSync(held); await sleep(1)) {
-    assert.ok(Date.now() < deadline, 'the service does not come to its barrier');
-  }
-}
-
-/** Begins a migration and kills agents at a point of it. @returns their nodes. */
-async function killAt(
-  whose: 'source' | 'destination',
-  point: Point,
-  victims: readonly ('source' | 'destination')[],
-): Promise<TestbedNode[]> {
-  const nodes = { source, destination };
-  const watched = nodes[whose];
-  const known = migrationsOf(watched);
-  const command = source.spawnCli(['migrate', bench.service.name, destination.agentAddress, '--json'], {
-    stdio: 'ignore',
-  });
-  try {
-    await untilReached(watched, point, known);
-    const dead = victims.map((victim) => nodes[victim]);
-    await Promise.all(dead.map((node) => node.stopAgent('SIGKILL')));
-    return dead;
-  } finally {
-    command.kill('SIGKILL');
-    await ended(command, 5_000);
-  }
-}
-
 setUp(test, obstacle, async () => {
   bench = await ProbeBench.create({ link: { rateBps: 200_000_000, delayMs: 5 } });
   [source, destination] = [bench.testbed.a, bench.testbed.b];
@@ -149,7 +110,7 @@ for (const [whose, point] of points) {
   for (const victims of [['source'], ['destination'], ['source', 'destination']] as const) {
     check(`SIGKILL of the agent of the ${victims.join(' and the ')} when the ${whose} is ${point}`, async () => {
       const wasAt = source;
-      const dead = await killAt(whose, point, victims);
+      const dead = await killAt({ source, destination }, bench.service.name, whose, point, victims);
       await Promise.all(dead.map((node) => node.startAgent()));
       const tookMs = await untilSettled(settleLimitMs);
       process.stdout.write(`  settled in ${tookMs} ms, ${source === wasAt ? 'stayed' : 'moved'}\n`);
@@ -164,7 +125,7 @@ for (const [whose, point] of points) {
 
 check('a source whose agent stays away lets the service go on by itself', async () => {
   const wasAt = source;
-  const dead = await killAt('source', 'held', ['source']);
+  const dead = await killAt({ source, destination }, bench.service.name, 'source', 'held', ['source']);
   // Asked of a service that stands still: the answer comes when it goes on.
   const late = new AbortController();
   const answer = await Promise.race([bench.client.state(), sleep(patienceLimitMs, null, { signal: late.signal })]);

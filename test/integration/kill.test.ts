@@ -23,14 +23,15 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
+import { ended } from '../support/ended.js';
 import { withScratch } from '../support/scratch.js';
 import { LinkProxy } from '../unit/transfer/link-proxy.js';
 
-const program = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
+const program = fileURLToPath(new URL('../../program/cli/main.js', import.meta.url));
 const points = Number(process.env['DELTAHOP_KILL_POINTS'] ?? 12);
 const seed = Number(process.env['DELTAHOP_KILL_SEED'] ?? randomInt(1, 2 ** 31));
 /** So fast that a point can be hit, so slow that the receiver keeps up: what it has not read is lost with it. */
-const linkBytesPerSecond = 4 << 20;
+const linkBytesPerSecond = 1.5 * 1024 * 1024;
 /** What may be under way when the link is cut: one block of a delta or one batch of small files, and its frame. */
 const blockBytes = 320 * 1024;
 const pageBytes = 4096;
@@ -100,19 +101,6 @@ function kill(child: ChildProcess): void {
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
   }
-}
-
-async function ended(child: ChildProcess): Promise<{ code: number | null; out: string; err: string }> {
-  let out = '';
-  let err = '';
-  child.stdout?.on('data', (text) => {
-    out += text;
-  });
-  child.stderr?.on('data', (text) => {
-    err += text;
-  });
-  const [code] = (await once(child, 'close')) as [number | null];
-  return { code, out, err };
 }
 
 async function serve(directory: string): Promise<{ child: ChildProcess; port: number }> {

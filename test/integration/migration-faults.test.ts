@@ -3,6 +3,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
+import type { JobView } from '../../src/agent/messages.js';
 import { testUnless } from '../support/obstacle.js';
 import { criuDirectory, type TestbedNode } from '../testbed/node.js';
 import type { ProbeState } from '../testbed/probe/probe-service.js';
@@ -91,7 +92,7 @@ function workersOf(node: TestbedNode): number[] {
     try {
       const environment = readFileSync(`/proc/${entry}/environ`, 'utf8');
       const command = readFileSync(`/proc/${entry}/cmdline`, 'utf8');
-      if (environment.includes(`DELTAHOP_STATE=${node.stateDirectory}`) && command.includes('transfer/worker')) {
+      if (environment.includes(`DELTAHOP_STATE=${node.stateDirectory}`) && command.includes('/worker.js')) {
         found.push(Number(entry));
       }
     } catch {
@@ -196,6 +197,27 @@ check('Ctrl-C while the rounds run', async () => {
   const interrupted = await tryHop(whenPhaseIsThrough('rounds', 0.2, (interrupt) => interrupt()));
   assert.is(interrupted.exitCode, 130, interrupted.stderr);
   await assertFailed(interrupted, /^DELTAHOP_E_CANCELLED$/, /cancel/);
+  await assertNextTryWorks();
+});
+
+check('`deltahop cancel` while the rounds run', async () => {
+  const { a } = bench.testbed;
+  const jobs = async (): Promise<JobView[]> =>
+    (JSON.parse(await mustRun(a, ['jobs', '--json'])) as { jobs: JobView[] }).jobs;
+  await bench.client.refill();
+  let cancelling: Promise<string> | null = null;
+  const cancelled = await tryHop(
+    whenPhaseIsThrough('rounds', 0.2, () => {
+      cancelling = jobs().then(async (all) => {
+        const id = all.find(({ state }) => state === 'running')?.id ?? 'none runs';
+        await mustRun(a, ['cancel', id.slice(0, 8)]);
+        return id;
+      });
+    }),
+  );
+  const id = await cancelling;
+  await assertFailed(cancelled, /^DELTAHOP_E_CANCELLED$/, /cancel/);
+  assert.is((await jobs()).find((job) => job.id === id)?.state, 'cancelled');
   await assertNextTryWorks();
 });
 

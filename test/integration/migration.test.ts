@@ -1,7 +1,7 @@
 /** The main job: a running container moves from a to b and back, and nobody notices but for a moment's wait. */
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { z } from 'zod';
+import * as z from 'zod';
 import { type DryRunView, dryRunSchema } from '../../src/agent/messages.js';
 import { testUnless } from '../support/obstacle.js';
 import { mustRun, type ProbeState } from '../testbed/probe/probe-service.js';

@@ -16,7 +16,7 @@ const onXfs = testUnless(
   process.getuid?.() !== 0 ? 'mounting needs root' : existsSync(mkfs) ? null : 'xfsprogs is not installed',
 );
 
-const program = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
+const program = fileURLToPath(new URL('../../program/cli/main.js', import.meta.url));
 
 function must(command: string, ...args: string[]): string {
   const { status, stdout, stderr } = spawnSync(command, args, { encoding: 'utf8' });
@@ -61,7 +61,8 @@ onXfs('a new version of a large file shares with the old one what did not change
       const figures = sync(`${source}/`, target);
       must('sync', '-f', mountPoint);
       const after = await statfs(mountPoint);
-      assert.is(figures['clonedFiles'], 1);
+      // A wrong guess is repaired from a clone of what came.
+      assert.ok(Number(figures['clonedFiles']) >= 1);
       assert.ok(readFileSync(join(target, 'image')).equals(image));
       assert.ok((before.bfree - after.bfree) * after.bsize < 4 * 1024 * 1024, `${before.bfree - after.bfree} blocks`);
       // Something that shares nothing is made as everywhere.

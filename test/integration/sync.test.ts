@@ -2,8 +2,8 @@
  * `deltahop sync` as its users run it: whole processes, ssh to a real server, and stock rsync as the judge of a tree that has
  * one of everything.
  */
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
-import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { spawn, spawnSync } from 'node:child_process';
+import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { userInfo } from 'node:os';
 import { join } from 'node:path';
@@ -11,10 +11,11 @@ import { fileURLToPath } from 'node:url';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { noise } from '../support/edits.js';
+import { type Ended, ended } from '../support/ended.js';
 import { testUnless } from '../support/obstacle.js';
 import { withScratch } from '../support/scratch.js';
 
-const program = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
+const program = fileURLToPath(new URL('../../program/cli/main.js', import.meta.url));
 
 function has(command: string): boolean {
   return spawnSync('sh', ['-c', 'command -v "$1"', 'sh', command]).status === 0;
@@ -80,12 +81,6 @@ function difference(source: string, target: string): string {
   return stdout + stderr;
 }
 
-interface Ended {
-  code: number | null;
-  out: string;
-  err: string;
-}
-
 /** Runs the command; its processes are gone afterwards. */
 async function deltahop(args: readonly string[], env: Record<string, string> = {}): Promise<Ended> {
   const child = spawn(process.execPath, [program, ...args], {
@@ -93,18 +88,6 @@ async function deltahop(args: readonly string[], env: Record<string, string> = {
     env: { ...process.env, ...env },
   });
   return await ended(child);
-}
-
-async function ended(child: ChildProcess): Promise<Ended> {
-  let out = '';
-  let err = '';
-  child.stdout?.on('data', (text) => {
-    out += text;
-  });
-  child.stderr?.on('data', (text) => {
-    err += text;
-  });
-  return await new Promise((resolve) => child.on('close', (code) => resolve({ code, out, err })));
 }
 
 async function freePort(): Promise<number> {
@@ -267,6 +250,46 @@ overSsh('push and pull over ssh, with paths that a shell would spoil', () =>
     const unknown = await deltahop(['sync', '-e', `${command} -o User=nobody-here`, at('source'), '127.0.0.1:x']);
     assert.is(unknown.code, 1);
     assert.match(unknown.err, /exited with 255/);
+  }),
+);
+
+overSsh('what is remembered at both ends of ssh makes the next push and the next pull small', () =>
+  withSshServer(async ({ command, directory }) => {
+    const at = (name: string): string => join(directory, name);
+    writeFileSync(
+      at('deltahop'),
+      `#!/bin/sh\nexport XDG_STATE_HOME='${at('state-there')}'\nexec '${process.execPath}' '${program}' "$@"\n`,
+    );
+    chmodSync(at('deltahop'), 0o755);
+    const there = `${userInfo().username}@127.0.0.1:${at('there')}/`;
+    mkdirSync(at('here'));
+    writeFileSync(join(at('here'), 'image'), noise(1, 1 << 20));
+    const sync = async (from: string, to: string) => {
+      const options = ['--delete', '--remember', '--json', '-e', command, '--remote-command', at('deltahop')];
+      const { code, out, err } = await deltahop(['sync', ...options, from, to], { XDG_STATE_HOME: at('state-here') });
+      assert.is(code, 0, err);
+      return JSON.parse(out.trimEnd().split('\n').at(-1) ?? '') as {
+        sender: Record<string, number>;
+        receiver: Record<string, number>;
+      };
+    };
+    const edit = (path: string, seed: number): void => {
+      const image = readFileSync(path);
+      noise(seed, 100).copy(image, 500_000 + seed * 1000);
+      writeFileSync(path, image);
+      utimesSync(path, 1_600_000_000 + seed, 1_600_000_000 + seed);
+    };
+    await sync(`${at('here')}/`, there);
+    edit(at('here/image'), 1);
+    const pushed = await sync(`${at('here')}/`, there);
+    assert.equal([pushed.sender['basisRefused'], pushed.receiver['signatureBytes']], [0, 0]);
+    assert.is(difference(at('here'), at('there')), '');
+    // The first pull teaches the other side what is here.
+    await sync(there, `${at('here')}/`);
+    edit(at('there/image'), 2);
+    const pulled = await sync(there, `${at('here')}/`);
+    assert.equal([pulled.sender['basisRefused'], pulled.receiver['signatureBytes']], [0, 0]);
+    assert.is(difference(at('there'), at('here')), '');
   }),
 );
 

@@ -59,7 +59,10 @@ check('ten hops, each of them whole', async () => {
     assert.is(summary.result, 'moved');
     before = await bench.assertGoesOnFrom(before);
     await bench.assertConnectionWhole();
-    const look = (): string[] => [...residue(bench.testbed, to, bench.service.name), ...unfinishedFiles(bench.testbed)];
+    const look = (): string[] => [
+      ...residue(bench.testbed, to, bench.service.name, 'lxc'),
+      ...unfinishedFiles(bench.testbed),
+    ];
     for (const deadline = Date.now() + settleLimitMs; look().length > 0 && Date.now() < deadline; ) {
       await new Promise((resolve) => setTimeout(resolve, 100));
     }

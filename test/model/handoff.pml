@@ -6,11 +6,14 @@
  *   oneCopy    never do two copies run
  *   (asserted) what is let go at either side is the newest state: nothing has run at the other since it was saved
  *   someCopy   once the faults are over, one copy runs for ever
+ *   yields     once the faults are over, no two copies run, whatever an operator has said
  *
  * Durable: the journals, the source's verdict file, and what runs. Everything else is lost with an agent. Steps are as
  * fine as the writes: each journal record, verdict and act is one. Faults (MAX_FAULTS in all): an agent is killed, a
  * message is lost, a barrier loses patience or is killed, a restore fails. With GONE one node is destroyed for good as
  * well, and an operator resolves on the other, who must be right about it: that is what HANDOFF.md asks of operators.
+ * With RESOLVE the operator may be wrong: the other node lives, runs its copy or is about to, and has to yield to the
+ * later epoch when it hears of it. Two copies may run until then (no protocol of two nodes can know), but not for ever.
  *
  * Each BROKEN_* is a mistake that the checker has to find, or the model is worth nothing:
  *   BROKEN_PROMOTE   a destination that has waited long enough runs the service
@@ -20,6 +23,8 @@
  *   BROKEN_REFUSAL   a destination refuses without writing it down
  *   BROKEN_RERUN     a restarted destination restores again what it had let go
  *   BROKEN_SILENT    the source tells once, and the destination never asks
+ *   BROKEN_EPOCH     an operator's decision takes the epoch that the other side has as well
+ *   BROKEN_UNTOLD    an agent that is restarted has forgotten that its operator's decision is to be told
  */
 #ifndef MAX_FAULTS
 #define MAX_FAULTS 3
@@ -31,6 +36,7 @@ mtype = { J_FROZEN, J_COMMITTED, J_TAKEN_BACK, J_HEALTHY, J_ABORTED, J_STAGING, 
 mtype = { PREPARE, PREPARED, ACK, REFUSED, OPEN };
 mtype = { DOWN, LOST, START, AWAIT, GIVE_UP, DECIDE, VERDICT, VOID, FENCE, TELL, TOLD, HEARD, TAKE, TOOK, RETOOK, DONE };
 mtype = { HELD, REPLY, RELEASE, RELEASED, REFUSE };
+mtype = { RESOLVED, CEDING, YIELD, YIELDED };                        /* RESOLVE, either side */
 
 mtype sourceCopy = FROZEN;
 mtype sourceVerdict = NONE;
@@ -43,6 +49,12 @@ mtype destinationJournal = J_STAGING;
 mtype destinationStep = START;
 mtype heard = NONE;          /* what the source answered; the destination's agent has it in memory */
 
+#define E 1                       /* the epoch of the source when the migration began */
+byte sourceEpoch = E, destinationEpoch = 0;
+bool sourceOwns = true, destinationOwns = false;
+byte sourceUntold = 0, destinationUntold = 0; /* the epoch of an operator's decision that the other side has not heard of */
+bool resolved = false;
+
 bool hasRunAtSource = false;      /* since the freeze */
 bool hasRunAtDestination = false;
 byte faults = 0;
@@ -51,6 +63,13 @@ chan order = [1] of { mtype };    /* source to destination: PREPARE, COMMIT */
 chan report = [1] of { mtype };   /* its answers: PREPARED, ACK, REFUSED */
 chan question = [1] of { mtype }; /* destination to source: what have you decided? */
 chan answer = [1] of { mtype };   /* COMMIT, ABORT, OPEN */
+
+#ifdef RESOLVE
+chan cedeDestination = [1] of { byte };  /* the source's operator has decided, at this epoch */
+chan cedeSource = [1] of { byte };       /* the destination's */
+chan cededDestination = [1] of { bool };
+chan cededSource = [1] of { bool };
+#endif
 
 #define sourceRuns (sourceCopy == RUNS)
 #define sourceUp (sourceStep != DOWN && sourceStep != LOST)
@@ -62,6 +81,7 @@ chan answer = [1] of { mtype };   /* COMMIT, ABORT, OPEN */
   || (destinationStep == LOST && sourceJournal == J_HEALTHY))
 
 ltl oneCopy { [] !(sourceRuns && destinationRuns) }
+ltl yields { <> [] !(sourceRuns && destinationRuns) }
 ltl someCopy { <> [] (sourceRuns || destinationRuns || lostForGood) }
 
 /* The barrier inside CRIU, and its supervisor: they outlive the agent and read nothing but the verdict file. */
@@ -86,6 +106,7 @@ end:
        if
        :: report ? PREPARED -> sourceStep = DECIDE
        :: report ? REFUSED -> sourceStep = GIVE_UP
+       :: report ? ACK -> sourceStep = GIVE_UP   /* its operator has decided meanwhile */
        fi }
   :: atomic { sourceStep == AWAIT && empty(report) -> sourceStep = GIVE_UP }   /* cancelled, or waited long enough */
   :: atomic { sourceStep == GIVE_UP ->
@@ -102,7 +123,8 @@ end:
 #else
        if :: sourceVerdict == COMMIT -> sourceStep = FENCE :: else -> sourceStep = VOID fi }
 #endif
-  :: atomic { sourceStep == FENCE && sourceCopy == DEAD -> sourceStep = TELL }
+  :: atomic { sourceStep == FENCE && sourceCopy == DEAD -> sourceStep = TELL;
+       if :: sourceEpoch == E -> sourceEpoch = E + 1; sourceOwns = false :: else fi }
   :: atomic { sourceStep == TELL && empty(report) && nfull(order) -> order ! COMMIT;
 #ifdef BROKEN_SILENT
        sourceStep = TOLD
@@ -114,16 +136,51 @@ end:
        :: report ? REFUSED -> sourceStep = TAKE
        :: report ? PREPARED          /* a late one */
        fi }
-  :: atomic { sourceStep == HEARD -> sourceJournal = J_HEALTHY; sourceStep = DONE }
+  :: atomic { sourceStep == HEARD && sourceUntold == 0 -> sourceJournal = J_HEALTHY; sourceStep = DONE }
+#ifdef RESOLVE
+  /* Killed between the two records of a resolution: it is told to cede what it has just been told to run. */
+  :: atomic { sourceStep == HEARD && sourceUntold != 0 -> sourceStep = CEDING }
+  :: atomic { sourceStep == CEDING && sourceUntold == 0 -> sourceStep = TAKE }
+
+  :: atomic { sourceStep == TELL && !resolved ->
+       resolved = true;
+#ifdef BROKEN_EPOCH
+       sourceUntold = E + 1;
+#else
+       sourceUntold = E + 2;
+#endif
+       sourceStep = RESOLVED }
+  :: atomic { sourceStep == RESOLVED -> sourceStep = TAKE }
+  :: atomic { (sourceStep == CEDING || sourceStep == DONE) && sourceUntold != 0 && empty(cededDestination) && nfull(cedeDestination) ->
+       cedeDestination ! sourceUntold }
+  :: atomic { (sourceStep == CEDING || sourceStep == DONE) && nempty(cededDestination) -> cededDestination ? _; sourceUntold = 0 }
+
+  /* The destination's operator has decided. */
+  :: atomic { (sourceStep == TELL || sourceStep == TOLD || sourceStep == DONE) && nempty(cedeSource) ->
+       byte told;
+       cedeSource ? told;
+       if
+       :: sourceEpoch > told || (sourceEpoch == told && sourceOwns)
+       :: else -> sourceEpoch = told; sourceOwns = false; sourceStep = YIELD
+       fi }
+  :: atomic { sourceStep == YIELD -> sourceVerdict = COMMIT; sourceCopy = DEAD; sourceStep = YIELDED }
+  :: atomic { sourceStep == YIELDED -> sourceJournal = J_HEALTHY; sourceUntold = 0; sourceStep = DONE;
+       if :: nfull(cededSource) -> cededSource ! true :: full(cededSource) fi }
+#endif
 
   /* The destination has refused for good, or an operator says that it is gone. */
   :: atomic { sourceStep == TAKE -> sourceJournal = J_TAKEN_BACK; sourceStep = TOOK }
   :: atomic { sourceStep == TOOK ->
        if
-       :: sourceCopy == DEAD -> assert(!hasRunAtDestination || destinationStep == LOST); sourceCopy = RUNS
+       :: sourceCopy == DEAD -> assert(!hasRunAtDestination || destinationStep == LOST || resolved); sourceCopy = RUNS
        :: else
        fi;
-       sourceStep = RETOOK }
+#ifdef BROKEN_EPOCH
+       sourceEpoch = E + 1;
+#else
+       sourceEpoch = E + 2;
+#endif
+       sourceOwns = true; sourceStep = RETOOK }
   :: atomic { sourceStep == RETOOK -> sourceJournal = J_ABORTED; sourceStep = DONE }
 
   :: atomic { sourceStep == DONE && nempty(report) -> report ? _ }
@@ -185,16 +242,43 @@ end:
   :: atomic { destinationStep == DECIDE -> destinationJournal = J_COMMITTED; destinationStep = RELEASE }
   /* What is held is let go; what was lost is restored from the files first. */
   :: atomic { destinationStep == RELEASE ->
-       assert(!hasRunAtSource || sourceStep == LOST);
+       assert(!hasRunAtSource || sourceStep == LOST || resolved);
+       destinationEpoch = (destinationUntold == 0 -> E + 1 : destinationUntold); destinationOwns = true;
        destinationRuns = true; hasRunAtDestination = true; destinationHeld = false; destinationStep = RELEASED }
   :: atomic { destinationStep == RELEASE && !destinationRuns && fault -> faults++; destinationStep = REFUSE }
+#ifdef RESOLVE
+  :: atomic { destinationStep == AWAIT && !resolved ->
+       resolved = true;
+#ifdef BROKEN_EPOCH
+       destinationUntold = E + 1;
+#else
+       destinationUntold = E + 2;
+#endif
+       destinationJournal = J_COMMITTED; destinationStep = RELEASE }
+  :: atomic { destinationStep == DONE && destinationUntold != 0 && empty(cededSource) && nfull(cedeSource) ->
+       cedeSource ! destinationUntold }
+  :: atomic { destinationStep == DONE && nempty(cededSource) -> cededSource ? _; destinationUntold = 0 }
+
+  /* The source's operator has decided. */
+  :: atomic { (destinationStep == AWAIT || destinationStep == DONE) && nempty(cedeDestination) ->
+       byte epoch;
+       cedeDestination ? epoch;
+       if
+       :: destinationEpoch > epoch || (destinationEpoch == epoch && destinationOwns)
+       :: else -> destinationEpoch = epoch; destinationOwns = false; destinationStep = YIELD
+       fi }
+  :: atomic { destinationStep == YIELD -> destinationRuns = false; destinationHeld = false; destinationStep = YIELDED }
+  :: atomic { destinationStep == YIELDED -> destinationJournal = J_ABORTED; destinationUntold = 0; destinationStep = DONE;
+       if :: nfull(cededDestination) -> cededDestination ! true :: full(cededDestination) fi }
+#endif
   :: atomic { destinationStep == RELEASED -> destinationJournal = J_RUNNING; destinationStep = DONE;
        if :: nfull(report) -> report ! ACK :: full(report) fi }
 #ifdef BROKEN_REFUSAL
   :: atomic { destinationStep == REFUSE -> destinationHeld = false; destinationStep = AWAIT;
        destinationJournal = J_PREPARED;
 #else
-  :: atomic { destinationStep == REFUSE -> destinationJournal = J_ABORTED; destinationHeld = false; destinationStep = DONE;
+  :: atomic { destinationStep == REFUSE -> destinationJournal = J_ABORTED; destinationHeld = false; destinationUntold = 0;
+       destinationStep = DONE;
 #endif
        if :: nfull(report) -> report ! REFUSED :: full(report) fi }
 
@@ -249,13 +333,31 @@ active proctype Clock() {
 active proctype Faults() {
 end:
   do
-  :: atomic { fault && sourceUp -> faults++; sourceStep = DOWN }
-  :: atomic { fault && destinationUp -> faults++; destinationStep = DOWN; heard = NONE }
+  :: atomic { fault && sourceUp -> faults++; sourceStep = DOWN;
+#ifdef RESOLVE
+       /* Its connection goes with it: an old acknowledgement says nothing any more once a copy may have to yield. */
+       if :: nempty(report) -> report ? _ :: empty(report) fi;
+#endif
+#ifdef BROKEN_UNTOLD
+       sourceUntold = 0
+#endif
+     }
+  :: atomic { fault && destinationUp -> faults++; destinationStep = DOWN; heard = NONE;
+#ifdef BROKEN_UNTOLD
+       destinationUntold = 0
+#endif
+     }
   :: atomic { fault && destinationHeld -> faults++; destinationHeld = false }
   :: atomic { fault && nempty(order) -> faults++; order ? _ }
   :: atomic { fault && nempty(report) -> faults++; report ? _ }
   :: atomic { fault && nempty(question) -> faults++; question ? _ }
   :: atomic { fault && nempty(answer) -> faults++; answer ? _ }
+#ifdef RESOLVE
+  :: atomic { fault && nempty(cedeDestination) -> faults++; cedeDestination ? _ }
+  :: atomic { fault && nempty(cedeSource) -> faults++; cedeSource ? _ }
+  :: atomic { fault && nempty(cededDestination) -> faults++; cededDestination ? _ }
+  :: atomic { fault && nempty(cededSource) -> faults++; cededSource ? _ }
+#endif
 #ifdef GONE
   :: atomic { fault && sourceStep != LOST && destinationStep != LOST -> faults++;
        sourceStep = LOST; sourceCopy = DEAD }

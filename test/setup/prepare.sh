@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes this machine ready for the tests, the demo and the benchmark: system packages, CRIU, npm packages, the build.
+# Makes this machine ready for the tests, the demo and the benchmark: system packages, CRIU, QEMU, libvirt, npm packages, the build.
 # Safe to run again at any time; when nothing is missing it takes a second. Says what it does on stderr only, so that
 # `npm run demo -- --json` keeps stdout for itself.
 #
@@ -35,8 +35,12 @@ packages=(
   lxc      # the containers, lxc-checkpoint
   iproute2 # CRIU's and the testbed's addresses, links and namespaces
   iptables # CRIU holds a frozen container's connections with iptables-restore and ip6tables-restore
+  nftables # takes away what a CRIU that was killed holds them with
+  perl-base # locks for a single process: tells in time that CRIU was killed
   # test images and checks
   mmdebstrap # builds the containers' root file system from Debian packages
+  e2fsprogs  # mkfs.ext4: makes the virtual machine's disk of it
+  kmod       # which kernel modules that machine needs, and in which order
   acl        # setfacl: trees with POSIX ACLs
   attr       # setfattr: trees with extended attributes
   libcap2-bin # setcap: trees with file capabilities
@@ -97,12 +101,14 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
 if [ "$(id -u)" != 0 ]; then
-  say 'skipping system packages and CRIU: installing them needs root'
+  say 'skipping system packages, CRIU, QEMU and libvirt: installing them needs root'
 elif ! command -v apt-get >/dev/null; then
-  say 'skipping system packages and CRIU: they come from apt, which this machine does not have'
+  say 'skipping system packages, CRIU, QEMU and libvirt: they come from apt, which this machine does not have'
 else
   install_packages
   bash "$here/install-criu.sh" || fail 'CRIU is missing (the line above says why)'
+  bash "$here/install-qemu.sh" || fail 'QEMU is missing (the line above says why)'
+  bash "$here/install-libvirt.sh" || fail 'libvirt is missing (the line above says why)'
 fi
 command -v npm >/dev/null || fail 'Node.js 20.17 or later with npm is missing: install it and run this again'
 install_node_modules

@@ -44,3 +44,34 @@ exec "\$root/$loader" --library-path "\$root/$library" "\$root/$program" "\$@"
 WRAPPER
   chmod 755 "$work/new/bin/$name"
 }
+
+# Installs the newest NAME of suite sid at PREFIX, unless NEED or later is there. VERSION is a function that prints the
+# version of the program beneath a prefix, and nothing if there is none that runs.
+# Usage: install_private NAME PREFIX NEED VERSION
+install_private() {
+  local name=$1 prefix=$2 need=$3 version=$4 suite=sid work program found
+  found=$("$version" "$prefix")
+  if [ -n "$found" ] && dpkg --compare-versions "$found" ge "$need"; then return 0; fi
+  [ "$(id -u)" = 0 ] || fail "needs root to write $prefix"
+  command -v apt-get >/dev/null || fail "needs apt: this is not a Debian machine; install $name $need or later yourself"
+
+  mkdir -p "$(dirname "$prefix")"
+  # In the prefix's own parent, so that the last step is one rename.
+  work=$(mktemp -d "$(dirname "$prefix")/.$name-new.XXXXXX")
+  # shellcheck disable=SC2064  # as it is now
+  trap "rm -rf '$work'" EXIT
+  chmod 755 "$work"
+  printf 'fetching %s from suite %s\n' "$name" "$suite" >&2
+  unpack_from_suite "$work" "$suite" "$name"
+  program=$(cd "$work/new/root" && find . -path "*bin/$name" -type f -printf '%P' -quit)
+  wrap_program "$work" "$prefix" "$name" "$program"
+
+  # Checked where it was built, since the wrapper names the final place.
+  found=$(DELTAHOP_PREFIX_ROOT=$work/new/root "$version" "$work/new")
+  { [ -n "$found" ] && dpkg --compare-versions "$found" ge "$need"; } ||
+    fail "suite $suite gave $name '${found:-that does not run}', not $need or later"
+
+  rm -rf "$prefix"
+  mv -T "$work/new" "$prefix"
+  printf '%s %s is in %s\n' "$name" "$found" "$prefix" >&2
+}

@@ -1,22 +1,11 @@
 /** Random contents and random edits of them, for property tests: what a file was, and what it has become. */
-import { createHash } from 'node:crypto';
+import { createCipheriv, createHash } from 'node:crypto';
 import fc from 'fast-check';
 
-const poolBytes = 1 << 20;
-
-/** Bytes that do not compress and are the same in every run. */
-const pool: Buffer = Buffer.concat(
-  Array.from({ length: poolBytes / 64 }, (_, i) => createHash('sha512').update(String(i)).digest()),
-);
-
-/** `length` bytes of the pool from a place named by `seed`; of any length. */
+/** `length` bytes that do not compress, nor repeat those of another seed, and are the same in every run. */
 export function noise(seed: number, length: number): Buffer {
-  const bytes = Buffer.allocUnsafe(length);
-  for (let at = 0; at < length; ) {
-    const from = (seed * 7919 + at) % poolBytes;
-    at += pool.copy(bytes, at, from, Math.min(poolBytes, from + length - at));
-  }
-  return bytes;
+  const key = createHash('sha256').update(String(seed)).digest();
+  return createCipheriv('aes-256-ctr', key, Buffer.alloc(16)).update(Buffer.alloc(length));
 }
 
 function fill(kind: string, seed: number, length: number): Buffer {

@@ -69,7 +69,7 @@ export class TestbedNode {
     this.stateDirectory = join(parts.directory, 'state');
     this.lxcPath = join(this.stateDirectory, 'lxc');
     this.agentLog = join(parts.directory, 'agent.log');
-    this.#main = join(parts.project, 'dist/src/cli/main.js');
+    this.#main = join(parts.project, 'dist/program/cli/main.js');
     this.#holder = holder;
   }
 

@@ -96,8 +96,11 @@ export function processesOf(record: TestbedRecord): number[] {
       if (namespaces.has(netns)) {
         found.push(pid);
       } else if (readlinkSync(`/proc/${pid}/ns/mnt`) !== ownMounts) {
-        // A container has a network of its own, but its root is an overlay whose options name our directory.
-        if (readFileSync(`/proc/${pid}/mountinfo`, 'utf8').includes(`${record.directory}/`)) found.push(pid);
+        // A container has a network of its own, but its root is an overlay whose options name our directory. Other mounts
+        // may be of this machine at large (a node's small disk), and every testbed made meanwhile has them too.
+        const mounts = readFileSync(`/proc/${pid}/mountinfo`, 'utf8').split('\n');
+        if (mounts.some((line) => line.includes(' - overlay ') && line.includes(`${record.directory}/`)))
+          found.push(pid);
       }
     } catch {
       // gone meanwhile

@@ -1,22 +1,22 @@
-import { watch } from 'node:fs';
-import {
-  constants,
-  link,
-  mkdir,
-  open,
-  readdir,
-  readFile,
-  rename,
-  rm,
-  stat,
-  symlink,
-  writeFile,
-} from 'node:fs/promises';
+import { mkdir, open, readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { DeltahopError } from '../../errors.js';
-import { type Detached, mustRun, startDetached } from '../command.js';
-import { isAlive, isSameAlive, killProcess, nestedPid, type ProcessIdentity, parseStat } from './process.js';
+import { type Detached, mustRun, runCommand, startDetached } from '../command.js';
+import { isAlive, killProcess, nestedPid, type ProcessIdentity, parseStat } from '../process.js';
+import {
+  aliveIntervalMs,
+  awaitVerdict,
+  decide,
+  exists,
+  patienceS,
+  propose,
+  quote,
+  ring,
+  verdictOf,
+  waitUntil,
+} from '../verdict.js';
+import type { Criu } from './criu.js';
+import { onlineProcessors } from './machine.js';
 
 /**
  * One lxc-checkpoint and the barrier inside it.
@@ -39,17 +39,33 @@ import { isAlive, isSameAlive, killProcess, nestedPid, type ProcessIdentity, par
  *     supervisor   /proc/PID/stat of the supervisor
  *     exit-code    of lxc-checkpoint, once it has ended
  *     bell         a fifo: any line wakes the script, which then looks for a verdict
+ *     criu         round, freeze: /proc/PID/stat of CRIU
+ *     lifeline     freeze: a file that CRIU has locked for as long as it lives
+ *     watched      freeze: a fifo that opens once it is locked
+ *     mending      a dump whose CRIU was killed is being undone
+ *     mended       it was undone
  *
  * No verdict and no ring for {@link patienceS} seconds: the script itself decides `abort`. So a service whose agent has
  * died resumes at the source (presumed abort), and one at the destination is ended, its files kept.
  */
 export type OperationKind = 'round' | 'freeze' | 'prepare';
 
+/** What undoes a dump. */
+export interface MendPlan {
+  /** argv of an lxc-checkpoint that lets the service run, without -A and -D. */
+  command: readonly string[];
+  /** The container's first process. */
+  initPid: number;
+  networkLock: Criu['networkLock'];
+}
+
 /** What the scripts have to know. */
 export interface BarrierPlan {
   kind: OperationKind;
   /** argv of lxc-checkpoint, without -A. */
   command: readonly string[];
+  /** How a dump is undone whose CRIU was killed; null for a prepare. */
+  mending: MendPlan | null;
   /** The program to be found as `criu`; of a prepare, it starts only once {@link Barrier.openGate} was called. */
   criuProgram: string;
   /** Text of CRIU's configuration file. */
@@ -63,15 +79,8 @@ export interface BarrierPlan {
 /** A file that appears in the operation's directory. */
 export type BarrierEvent = 'stopped' | 'held' | 'ended' | 'released';
 
-/** Seconds that the script waits without a sign of life. */
-const patienceS = 20;
-
-/** Milliseconds between two signs of life. */
-const aliveIntervalMs = 5000;
-
-function quote(text: string): string {
-  return `'${text.replaceAll("'", `'\\''`)}'`;
-}
+/** What it may take to undo a dump. A large image on a slow disk takes minutes. */
+const mendLimitMs = 600_000;
 
 /** Shell functions for the freezer of one container. sh alone, no other programs: every fork counts as downtime. */
 function freezerFunctions(freezer: BarrierPlan['freezer']): string {
@@ -100,19 +109,6 @@ kill_all() {
 }
 `;
 }
-
-const awaitVerdict = `await_verdict() {
-  exec 3<>bell
-  : >held
-  while [ ! -e verdict ]; do
-    timeout -s KILL ${patienceS} head -n 1 <&3 >/dev/null 2>&1 && continue
-    (set -C; echo abort >verdict) 2>/dev/null
-  done
-  exec 3<&-
-  read -r verdict <verdict
-  [ "$verdict" = commit ]
-}
-`;
 
 /** The action script's text. */
 export function actionScript(directory: string, plan: BarrierPlan): string {
@@ -161,16 +157,18 @@ exit 0
   const postDump =
     plan.kind === 'round'
       ? '[ ! -e verdict ] || exit 1\n  : >held'
-      : // The freezer is a fence: should CRIU die from here on, its tracees would run on without it.
+      : // The freezer is a fence: should CRIU die from here on, its tracees would run on without it. Off the bridge nothing
+        // reaches its connections any more, whoever unlocks the network: what its kernel took in then would be lost to the
+        // copy that goes on, and what it said at their end would end them there too.
         `freeze
   : >stopped
+  ${detach}
   if await_verdict; then
-    ${detach}
     kill_all
     : >ended
     thaw
   else
-    thaw
+    # Not thawed: if CRIU is dead by now, its dump has to be undone first (see the supervisor).
     exit 1
   fi`;
   return `${head}${freezerFunctions(plan.freezer)}${plan.kind === 'freeze' ? awaitVerdict : ''}
@@ -206,18 +204,146 @@ exec ${quote(criuProgram)} "$@"
 `;
 }
 
-/** The supervisor's text: lxc-checkpoint's parent, which leaves no fence behind however that ends. */
-export function supervisorScript(directory: string, plan: BarrierPlan): string {
+/**
+ * What LXC starts as `criu` for a dump: CRIU, which leaves word of who it is. Where memory is short, it is the last that
+ * the kernel kills: what it has stopped would suffer for it.
+ */
+function namedScript(directory: string, criuProgram: string): string {
+  return `#!/bin/sh
+# Written by deltahop for one operation; see its source, workload/lxc/barrier.
+[ "$1" != dump ] || {
+  read -r line <"/proc/$$/stat" && echo "$line" >${quote(join(directory, 'criu'))}
+  echo -1000 >/proc/self/oom_score_adj
+  watched=${quote(join(directory, 'watched'))}
+  [ ! -p "$watched" ] || exec perl -e ${quote(lockLifeline)} ${quote(join(directory, 'lifeline'))} "$watched" ${quote(criuProgram)} "$@"
+}
+exec ${quote(criuProgram)} "$@"
+`;
+}
+
+/**
+ * Shuts the freezer in the moment in which CRIU dies before the barrier, where nothing but its trace holds the processes.
+ * A dying process closes its files before it lets go of what it traces. There is one of these on each processor: the one
+ * on that of the dying CRIU comes before it goes on, however long the others take. They wait for a lock of fcntl(2), which
+ * is the process's own: what CRIU has forked to save a namespace lives on. Once the barrier is reached, the action script
+ * has shut the freezer.
+ */
+function watcherScript(directory: string, { freezer: { directory: cgroup, version } }: BarrierPlan): string {
+  const [file, word] = version === 'v1' ? ['freezer.state', 'FROZEN'] : ['cgroup.freeze', '1'];
+  return `#!/bin/sh
+# Written by deltahop for one operation; see its source, workload/lxc/barrier.
+cd ${quote(directory)} && exec 4>${quote(join(cgroup, file))} <watched || exit 1
+exec perl -e ${quote(awaitUnlock)} lifeline ${word}
+`;
+}
+
+/** Of `struct flock` on 64 bits: type, whence, start, length, process. */
+const flockBytes = 'pack("s s x4 q q l x4", $type, 0, 0, 0, 0)';
+
+/** argv: the lifeline, the fifo, and what to become. The lock goes over to that, and not to what that forks. */
+const lockLifeline = `use Fcntl; $^F = 255; my ($file, $fifo) = splice @ARGV, 0, 2; my $type = F_WRLCK;
+open(my $lock, "+>", $file);
+fcntl($lock, F_SETLKW, ${flockBytes}) and open(my $open, "+<", $fifo);
+exec @ARGV`;
+
+/** argv: the lifeline, and what shuts the freezer, which is descriptor 4. */
+const awaitUnlock = `use Fcntl; my $type = F_RDLCK; open(my $freezer, ">&=", 4); open(my $lock, "<", $ARGV[0]) or exit 1;
+fcntl($lock, F_SETLKW, ${flockBytes}) or exit 1; -e "held" or syswrite($freezer, $ARGV[1])`;
+
+/**
+ * Undoes a dump whose CRIU was killed: that leaves the container's network locked and its connections in repair mode,
+ * and a process that sends on one then gets an error and drops it. So before anything runs, the lock is taken away, and
+ * another dump, which lets the container run, takes the connections out of repair at its end.
+ *
+ * Puts the container back on its bridge, and leaves it frozen if it had anything to undo. Does nothing the second time.
+ */
+function mendScript(directory: string, plan: BarrierPlan, { command, initPid, networkLock }: MendPlan): string {
+  const unlock = {
+    // The table's name has an identity of that CRIU's run.
+    nftables: `inside nft list tables | while read -r _ family name; do
+  case $name in CRIU-*) inside nft delete table "$family" "$name" ;; esac
+done`,
+    iptables: `for program in iptables ip6tables; do
+  for chain in INPUT OUTPUT; do inside "$program" -w -D "$chain" -j CRIU; done
+  inside "$program" -w -F CRIU && inside "$program" -w -X CRIU
+done`,
+  }[networkLock];
+  const { network } = plan;
+  const attach =
+    plan.kind === 'round' || network === null
+      ? ':'
+      : `ip link set dev ${quote(network.hostInterface)} master ${quote(network.bridge)}`;
+  const argv = [...command, '-D', join(directory, 'mend-images'), '-A', join(directory, 'action.mend')];
+  return `#!/bin/sh
+# Written by deltahop for one operation; see its source, workload/lxc/barrier.
+trap : HUP INT TERM
+cd ${quote(directory)} || exit 1
+export CRIU_CONFIG_FILE=${quote(join(directory, 'criu.conf'))} PATH=${quote(join(directory, 'bin'))}:"$PATH"
+${freezerFunctions(plan.freezer)}
+inside() { nsenter --net=/proc/${initPid}/ns/net "$@"; }
+lives() {
+  { read -r line <criu && set -- $line && started=\${22} && read -r line <"/proc/$1/stat" && set -- $line; } 2>/dev/null &&
+    [ "\${22}" = "$started" ] && [ "$3" != Z ] && [ "$3" != X ]
+}
+# The last step, whatever the others come to.
+trap ${quote(attach)} EXIT
+[ -e criu ] && [ ! -e mended ] || exit 0
+# If it was lxc-checkpoint that was killed, CRIU comes to its end.
+while lives; do sleep 0.02; done
+# What it does last of all, be it for good or bad.
+[ ! -e images/stats-dump ] && [ ! -e stats-dump ] || exit 0
+grep -qs 'Dumping FAILED' images/dump.log dump.log && exit 0
+unlock() {
+${unlock.replaceAll(/^/gm, '  ')}
+}
+freeze
+: >mending
+unlock
+# What CRIU's code in a process has open: its log, which lies outside of the container. The code itself ends when it runs on.
+while read -r pid; do
+  for fd in /proc/"$pid"/fd/*; do
+    [ "$fd" -ef images/dump.log ] || [ "$fd" -ef dump.log ] || continue
+    while read -r key value; do [ "$key" != mnt_id: ] || mount=$value; done <"/proc/$pid/fdinfo/\${fd##*/}"
+    printf 'external file[%x:%x]\n' "$mount" "$(stat -L -c %i "$fd")" >>criu.conf
+  done
+done <"$cgroup/cgroup.procs"
+# The action is one by whose name it is found like any other CRIU of this operation.
+${argv.map(quote).join(' ')} && : >mended
+unlock
+cp mend-images/dump.log mend.log 2>/dev/null
+rm -rf mend-images mending
+[ -e mended ]
+`;
+}
+
+/**
+ * The supervisor's text: lxc-checkpoint's parent, which leaves no fence behind however that ends.
+ *
+ * @param processors Numbers of this machine's processors.
+ */
+export function supervisorScript(directory: string, plan: BarrierPlan, processors: readonly number[]): string {
   // If it ended before a verdict, it, CRIU or the script was killed: the others, who may live, must not wait for one any
   // more. And from the thaw on the image is older than the service, and must not be what it is given up for.
   const giveUp = plan.kind === 'round' ? '' : '(set -C; echo abort >verdict) 2>/dev/null\n';
+  const [watch, unwatch] =
+    plan.kind === 'freeze'
+      ? [
+          `watchers=
+for processor in ${processors.join(' ')}; do
+  taskset -c "$processor" chrt -f 50 /bin/sh ./watch 2>/dev/null &
+  watchers="$watchers $!"
+done
+`,
+          'kill -KILL $watchers 2>/dev/null\nwait $watchers\n',
+        ]
+      : ['', ''];
   // CRIU leaves the freezer as it found it, so the thaw after it is needed in good and in bad cases.
   const letGo =
     plan.kind === 'prepare'
       ? ''
       : `verdict=
 { read -r verdict <verdict; } 2>/dev/null
-[ "$verdict" != commit ] || kill_all
+if [ "$verdict" = commit ]; then kill_all; else /bin/sh ./mend; fi
 thaw
 `;
   return `#!/bin/sh
@@ -228,9 +354,9 @@ trap : HUP INT TERM
 cd ${quote(directory)} || exit 1
 read -r line </proc/$$/stat && echo "$line" >supervisor
 ${freezerFunctions(plan.freezer)}
-${plan.command.map(quote).join(' ')} -A ${quote(join(directory, 'action'))}
+${watch}${plan.command.map(quote).join(' ')} -A ${quote(join(directory, 'action'))}
 code=$?
-${giveUp}${letGo}echo "$code" >exit-code.new && mv exit-code.new exit-code
+${unwatch}${giveUp}${letGo}echo "$code" >exit-code.new && mv exit-code.new exit-code
 exit "$code"
 `;
 }
@@ -252,19 +378,28 @@ export class Barrier {
   static async start(directory: string, plan: BarrierPlan): Promise<Barrier> {
     const at = (name: string) => join(directory, name);
     await mkdir(at('bin'), { recursive: true, mode: 0o700 });
+    const processors = await onlineProcessors();
     await Promise.all([
       writeFile(at('kind'), plan.kind),
       // Now, since at the decision the disk may be full.
       propose(directory, 'commit'),
       propose(directory, 'abort'),
       writeFile(at('action'), actionScript(directory, plan), { mode: 0o700 }),
-      writeFile(at('supervise'), supervisorScript(directory, plan), { mode: 0o700 }),
+      writeFile(at('supervise'), supervisorScript(directory, plan, processors), { mode: 0o700 }),
       writeFile(at('criu.conf'), plan.criuConfig),
       // LXC takes the first program called `criu` on PATH.
-      plan.kind === 'prepare'
-        ? writeFile(at('bin/criu'), gateScript(directory, plan.criuProgram), { mode: 0o700 })
-        : symlink(plan.criuProgram, at('bin/criu')),
-      mustRun(['mkfifo', '-m', '600', at('bell')], { limitMs: 10_000, code: 'DELTAHOP_E_IO' }),
+      ...(plan.mending === null
+        ? [writeFile(at('bin/criu'), gateScript(directory, plan.criuProgram), { mode: 0o700 })]
+        : [
+            writeFile(at('bin/criu'), namedScript(directory, plan.criuProgram), { mode: 0o700 }),
+            writeFile(at('watch'), watcherScript(directory, plan), { mode: 0o700 }),
+            writeFile(at('mend'), mendScript(directory, plan, plan.mending), { mode: 0o700 }),
+            writeFile(at('action.mend'), '#!/bin/sh\n', { mode: 0o700 }),
+          ]),
+      mustRun(['mkfifo', '-m', '600', at('bell'), ...(plan.kind === 'freeze' ? [at('watched')] : [])], {
+        limitMs: 10_000,
+        code: 'DELTAHOP_E_IO',
+      }),
     ]);
     const output = await open(at('output'), 'a');
     try {
@@ -341,58 +476,32 @@ export class Barrier {
    */
   async ended(limitMs: number): Promise<number | null> {
     clearInterval(this.#alive);
-    const timeout = new AbortController();
-    const late = sleep(limitMs, 'late' as const, { signal: timeout.signal }).catch(() => null);
-    const code = await Promise.race([this.#supervisor.ended, late]);
-    timeout.abort();
+    let code = await this.#endedWithin(limitMs);
+    if (code === 'late' && (await exists(join(this.directory, 'mending')))) code = await this.#endedWithin(mendLimitMs);
     if (code === 'late') this.#supervisor.kill();
     await endWork(this.directory, code === 'late' ? 0 : limitMs);
     return code === 'late' ? null : code;
   }
-}
 
-/** Gives the verdict of the operation in `directory`, unless there is one. @returns the one that holds. */
-export async function decide(directory: string, verdict: 'commit' | 'abort'): Promise<'commit' | 'abort'> {
-  try {
-    await link(await propose(directory, verdict), join(directory, 'verdict'));
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
-  }
-  await ring(directory);
-  return (await verdictOf(directory)) ?? 'abort';
-}
-
-/** Makes the file that becomes the verdict by link(2), unless it is there. @returns its path. */
-async function propose(directory: string, verdict: 'commit' | 'abort'): Promise<string> {
-  const path = join(directory, `verdict.${verdict}`);
-  try {
-    await writeFile(path, `${verdict}\n`, { flag: 'wx' });
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
-  }
-  return path;
-}
-
-/** The verdict on the operation in `directory`; null if there is none yet. */
-export async function verdictOf(directory: string): Promise<'commit' | 'abort' | null> {
-  const text = await readFile(join(directory, 'verdict'), 'utf8').catch(() => null);
-  if (text === null) return null;
-  // The script makes the file before it writes into it, and only ever to abort.
-  return text.trim() === 'commit' ? 'commit' : 'abort';
-}
-
-/** Wakes the script of the operation in `directory`, if it waits. */
-async function ring(directory: string): Promise<void> {
-  try {
-    const bell = await open(join(directory, 'bell'), constants.O_WRONLY | constants.O_NONBLOCK);
+  async #endedWithin(limitMs: number): Promise<number | null | 'late'> {
+    const timeout = new AbortController();
+    const late = sleep(limitMs, 'late' as const, { signal: timeout.signal }).catch(() => null);
     try {
-      await bell.write('\n');
+      return await Promise.race([this.#supervisor.ended, late]);
     } finally {
-      await bell.close();
+      timeout.abort();
     }
-  } catch {
-    // Nobody listens (ENXIO), or the operation is over.
   }
+}
+
+/**
+ * Undoes the dump of the operation in `directory` if its CRIU was killed and its supervisor, whose business that is, too.
+ * Leaves the container frozen then. @returns false if it could not.
+ */
+export async function mend(directory: string): Promise<boolean> {
+  const script = join(directory, 'mend');
+  if (!(await exists(script))) return true;
+  return (await runCommand(['/bin/sh', script], { limitMs: mendLimitMs })).exitCode === 0;
 }
 
 /** What an operation left in its directory, for recovery. */
@@ -457,73 +566,5 @@ export async function endWork(directory: string, limitMs: number): Promise<void>
     if (workers.length === 0) return;
     if (Date.now() >= deadline) for (const pid of workers) killProcess(pid);
     await sleep(20);
-  }
-}
-
-/** Waits until a process has ended. @returns whether it has. */
-export async function waitGone(identity: ProcessIdentity, limitMs: number): Promise<boolean> {
-  const deadline = Date.now() + limitMs;
-  while (await isSameAlive(identity)) {
-    if (Date.now() > deadline) return false;
-    await sleep(20);
-  }
-  return true;
-}
-
-/** Removes an operation's directory in a way that leaves none half-removed under its name. */
-export async function removeOperation(directory: string): Promise<void> {
-  const doomed = `${directory}.old`;
-  await rm(doomed, { recursive: true, force: true });
-  try {
-    await rename(directory, doomed);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
-  }
-  await rm(doomed, { recursive: true, force: true });
-}
-
-async function exists(path: string): Promise<boolean> {
-  try {
-    await stat(path);
-    return true;
-  } catch {
-    return false;
-  }
-}
-
-/** Asks `check` whenever something happens in a directory (and now and then) until it gives an answer. */
-async function waitUntil(
-  directory: string,
-  limitMs: number,
-  signal: AbortSignal | undefined,
-  check: () => Promise<boolean | null>,
-): Promise<boolean> {
-  const deadline = Date.now() + limitMs;
-  let wake: () => void = () => {};
-  const watcher = watch(directory, () => wake());
-  watcher.on('error', () => {});
-  const onAbort = () => wake();
-  signal?.addEventListener('abort', onAbort);
-  try {
-    for (;;) {
-      const woken = new Promise<void>((resolve) => {
-        wake = resolve;
-      });
-      const answer = await check();
-      if (answer !== null) return answer;
-      if (signal?.aborted) {
-        throw new DeltahopError('DELTAHOP_E_CANCELLED', 'the checkpoint was cancelled', { cause: signal.reason });
-      }
-      if (Date.now() > deadline) {
-        throw new DeltahopError('DELTAHOP_E_TIMEOUT', `lxc-checkpoint is not done after ${limitMs} ms`);
-      }
-      // The end of the supervisor makes no event in the directory that is sure to come after it.
-      const timer = setTimeout(() => wake(), 20);
-      await woken;
-      clearTimeout(timer);
-    }
-  } finally {
-    signal?.removeEventListener('abort', onAbort);
-    watcher.close();
   }
 }

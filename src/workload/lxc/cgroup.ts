@@ -1,8 +1,8 @@
 import { readdir, readFile, rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { isAlive, nestedPid } from '../process.js';
 import { parseMounts } from './overlay.js';
-import { isAlive, nestedPid } from './process.js';
 
 /** One cgroup hierarchy: where it is mounted, with the path beneath which LXC makes its cgroups. */
 export interface Hierarchy {

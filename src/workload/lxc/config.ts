@@ -1,6 +1,6 @@
-import { createHash } from 'node:crypto';
 import { isIPv4 } from 'node:net';
-import { DeltahopError } from '../../errors.js';
+import { parseNetwork, type ServiceNetwork } from '../network.js';
+import { invalid, parseBytes, quoted } from '../settings.js';
 
 /** What `--set KEY=VALUE` may say of an LXC service, read and checked. */
 export interface LxcSettings {
@@ -15,15 +15,9 @@ export interface LxcSettings {
 }
 
 /** The network side of {@link LxcSettings}. */
-export interface LxcNetwork {
-  /** `ip`: IPv4 address and prefix length, e.g. 10.77.0.10/24. */
-  address: string;
+export interface LxcNetwork extends ServiceNetwork {
   /** `gateway`: IPv4 address of the default route; null: none. */
   gateway: string | null;
-  /** `mac`: its Ethernet address; made from the service's name unless told, so that it is the same on every node. */
-  mac: string;
-  /** `bridge`: the bridge that it hangs on, which must be there on every node; br0 unless told. */
-  bridge: string;
   /**
    * `tcp`: what becomes of open connections in a move. `keep`, unless told: they go on, which takes an address that
    * follows. `close`: both ends see them closed, at once rather than by waiting.
@@ -54,48 +48,20 @@ export function parseSettings(name: string, settings: Readonly<Record<string, st
     }
   }
   return {
-    network: ip === undefined ? null : parseNetwork(name, ip, settings),
-    memoryBytes: memory === undefined ? null : parseBytes(memory),
+    network: ip === undefined ? null : parseLxcNetwork(name, ip, settings),
+    memoryBytes: memory === undefined ? null : parseBytes('memory', memory),
     cpus: cpus === undefined ? null : parseCpus(cpus),
     hostname,
   };
 }
 
-function parseNetwork(name: string, ip: string, settings: Readonly<Record<string, string>>): LxcNetwork {
-  const [, address = '', prefix = ''] = /^([^/]+)\/(\d{1,2})$/.exec(ip) ?? [];
-  if (!isIPv4(address) || Number(prefix) < 1 || Number(prefix) > 32) {
-    throw invalid('ip', `must be an IPv4 address with a prefix length, like 10.0.0.5/24, not ${quoted(ip)}`);
-  }
-  const { gateway, bridge = 'br0', tcp = 'keep', mac = macOf(name) } = settings;
+function parseLxcNetwork(name: string, ip: string, settings: Readonly<Record<string, string>>): LxcNetwork {
+  const { gateway, tcp = 'keep' } = settings;
   if (tcp !== 'keep' && tcp !== 'close') throw invalid('tcp', `must be keep or close, not ${quoted(tcp)}`);
   if (gateway !== undefined && !isIPv4(gateway)) {
     throw invalid('gateway', `must be an IPv4 address, not ${quoted(gateway)}`);
   }
-  if (!/^[A-Za-z0-9._-]{1,15}$/.test(bridge)) {
-    throw invalid('bridge', `must be the name of a bridge (1 to 15 characters), not ${quoted(bridge)}`);
-  }
-  if (!/^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$/.test(mac)) {
-    throw invalid('mac', `must be six pairs of hexadecimal digits with colons between, not ${quoted(mac)}`);
-  }
-  if ((Number.parseInt(mac.slice(0, 2), 16) & 1) === 1) {
-    throw invalid('mac', `must not be a group address (its first pair must be even), unlike ${mac}`);
-  }
-  return { address: ip, gateway: gateway ?? null, mac: mac.toLowerCase(), bridge, tcp };
-}
-
-/** An Ethernet address made of a name: locally administered, and the same wherever it is made. */
-function macOf(name: string): string {
-  const digest = createHash('sha256').update(`deltahop mac ${name}`).digest('hex');
-  return `02:${digest.slice(0, 10).match(/../g)?.join(':')}`;
-}
-
-function parseBytes(text: string): number {
-  const [, digits = '', unit = ''] = /^(\d{1,15})([KMGT]?)$/.exec(text) ?? [];
-  const bytes = Number(digits) * 1024 ** ['', 'K', 'M', 'G', 'T'].indexOf(unit);
-  if (digits === '' || bytes < 1 << 20 || !Number.isSafeInteger(bytes)) {
-    throw invalid('memory', `must be a number of bytes, or one with K, M, G or T, from 1M up, not ${quoted(text)}`);
-  }
-  return bytes;
+  return { ...parseNetwork(name, ip, settings), gateway: gateway ?? null, tcp };
 }
 
 function parseCpus(text: string): number {
@@ -103,14 +69,6 @@ function parseCpus(text: string): number {
   // The kernel's least quota is 1 ms of a period of 100 ms.
   if (cpus < 0.01) throw invalid('cpus', `must be a number like 2 or 0.5, from 0.01 up, not ${quoted(text)}`);
   return cpus;
-}
-
-function invalid(key: string, what: string): DeltahopError {
-  return new DeltahopError('DELTAHOP_E_INVALID_ARGUMENT', `setting ${key} ${what}`);
-}
-
-function quoted(text: string): string {
-  return JSON.stringify(text.slice(0, 80));
 }
 
 /** What goes into a container's configuration beside its settings. */

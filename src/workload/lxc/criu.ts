@@ -2,8 +2,9 @@ import { constants } from 'node:fs';
 import { access, stat } from 'node:fs/promises';
 import { release } from 'node:os';
 import { delimiter, join } from 'node:path';
-import { DeltahopError } from '../../errors.js';
+import { DeltahopError, isDeltahopError } from '../../errors.js';
 import { runCommand } from '../command.js';
+import { compareVersions } from '../version.js';
 
 /** Where the project's own installer puts CRIU. */
 const privateProgram = '/opt/deltahop/criu/bin/criu';
@@ -51,9 +52,24 @@ async function askCriu(program: string): Promise<Criu> {
   }
   const why = tooOld(version, release());
   if (why !== null) throw missing(`${program} ${why}`);
-  // With nftables the lock is taken in CRIU's own process; iptables costs four more programs, 50 ms of each hand-off.
-  const nftables = await runCommand([program, 'check', '--feature', 'network_lock_nftables'], { limitMs: 10_000 });
-  return { program, version, networkLock: nftables.exitCode === 0 ? 'nftables' : 'iptables' };
+  // With nftables the lock is taken in CRIU's own process; iptables costs four more programs, 50 ms of each hand-off. But
+  // only nft can take away the lock of a CRIU that was killed.
+  const nftables = (await succeeds([program, 'check', '--feature', 'network_lock_nftables'])) && (await hasNft());
+  return { program, version, networkLock: nftables ? 'nftables' : 'iptables' };
+}
+
+/** Whether there is the program that shows and changes the tables of nftables. */
+export function hasNft(): Promise<boolean> {
+  return succeeds(['nft', '--version']);
+}
+
+async function succeeds(argv: readonly string[]): Promise<boolean> {
+  try {
+    return (await runCommand(argv, { limitMs: 10_000 })).exitCode === 0;
+  } catch (error) {
+    if (isDeltahopError(error, 'DELTAHOP_E_TOOL_MISSING')) return false;
+    throw error;
+  }
 }
 
 async function findProgram(): Promise<string> {
@@ -94,31 +110,20 @@ export function tooOld(version: string, kernel: string): string | null {
   return `is version ${version}; Linux ${kernel} needs ${least} or later`;
 }
 
-/** Negative, 0 or positive, as `a` is earlier than, equal to or later than `b`; what follows the numbers does not count. */
-export function compareVersions(a: string, b: string): number {
-  const numbers = (text: string) => (/^\d+(\.\d+)*/.exec(text)?.[0] ?? '0').split('.').map(Number);
-  const [left, right] = [numbers(a), numbers(b)];
-  for (let index = 0; index < Math.max(left.length, right.length); index++) {
-    const difference = (left[index] ?? 0) - (right[index] ?? 0);
-    if (difference !== 0) return difference;
-  }
-  return 0;
-}
-
-/** What a restore asks of CRIU beside what a dump does. */
-export interface RestoreOptions {
-  /** See Cgroup.unifiedRoot. */
+/** What one operation asks of CRIU beside what all do. */
+export interface CriuOptions {
+  /** Of a restore: see Cgroup.unifiedRoot. */
   cgroupRoot: string | null;
-  /** Connections come back closed. */
+  /** Connections are saved, or come back, as closed ones. */
   closeTcp: boolean;
 }
 
 /** Options for CRIU_CONFIG_FILE, which CRIU reads beside the command line that LXC makes (criu(8)). */
-export function criuConfig(criu: Criu, restore: RestoreOptions | null = null): string {
+export function criuConfig(criu: Criu, { cgroupRoot, closeTcp }: CriuOptions): string {
   // Deleted files that are still open travel in the image up to this size; CRIU's own bound, 1 MiB, is less than many
   // a temporary file.
-  const root = restore?.cgroupRoot == null ? '' : `cgroup-root ${restore.cgroupRoot}\n`;
-  const tcp = restore?.closeTcp === true ? 'tcp-close\n' : '';
+  const root = cgroupRoot === null ? '' : `cgroup-root ${cgroupRoot}\n`;
+  const tcp = closeTcp ? 'tcp-close\n' : '';
   return `network-lock ${criu.networkLock}\nghost-limit 256M\n${root}${tcp}`;
 }
 

@@ -1,11 +1,13 @@
+import type { BigIntStats } from 'node:fs';
 import { chmod, chown, mkdir, readFile, readlink, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DeltahopError, isDeltahopError } from '../../errors.js';
-import { runCommand } from '../command.js';
+import { mustRun, runCommand } from '../command.js';
 import type {
   ArrangedWorkload,
   Capability,
+  ForeignWorkload,
   FrozenWorkload,
   InstanceSize,
   InstanceTree,
@@ -18,30 +20,24 @@ import type {
   WorkloadDriver,
   WorkloadState,
 } from '../driver.js';
-import {
-  Barrier,
-  type BarrierPlan,
-  decide,
-  endWork,
-  type OperationKind,
-  readRemnant,
-  removeOperation,
-  verdictOf,
-  waitGone,
-} from './barrier.js';
+import { networkFindings } from '../network.js';
+import { isSameAlive, killProcess, processState, waitGone } from '../process.js';
+import { removeUnfinished, replaceFile } from '../replaced-file.js';
+import { decide, removeOperation, verdictOf } from '../verdict.js';
+import { Barrier, type BarrierPlan, endWork, mend, type OperationKind, readRemnant } from './barrier.js';
 import { lxcCapabilities } from './capabilities.js';
 import { Cgroup } from './cgroup.js';
 import { containerConfig, type LxcSettings, parseSettings } from './config.js';
 import { type Criu, causeInCriuLog, causeInLxcLog, criuConfig, findCriu } from './criu.js';
 import { rewindExpiredTimers } from './expired-timers.js';
+import { foreignContainer } from './foreign-container.js';
 import { memoryOfProcesses, treeBytes } from './instance-size.js';
 import { type LxcLayout, lxcLayout } from './layout.js';
 import { madeNames } from './link-remaps.js';
-import { differences, machineFacts, networkFindings } from './machine.js';
+import { differences, machineFacts } from './machine.js';
 import { obstaclesOf } from './obstacles.js';
 import { mountOverlay, unmountOverlay } from './overlay.js';
 import { probeContainer } from './probe.js';
-import { isSameAlive, killProcess, processState } from './process.js';
 
 /** Bounds, in milliseconds, of what LXC and CRIU may take. A large image on a slow disk takes minutes. */
 const limits = {
@@ -57,9 +53,6 @@ const limits = {
 
 /** Extended attributes by which overlayfs refers to inodes of this node. */
 const localXattrs = ['trusted.overlay.origin', 'trusted.overlay.impure', 'trusted.overlay.uuid'];
-
-/** Dumps that are made to undo one whose CRIU was killed. */
-const mendTries = 3;
 
 /** Times of files are those of the last tick, a hundredth of a second long at the most. */
 const fileTimeLagMs = 10;
@@ -84,6 +77,8 @@ export function createLxcDriver(): WorkloadDriver {
  */
 export class LxcDriver implements WorkloadDriver {
   readonly name = 'lxc';
+  readonly layerForm = 'tree';
+  readonly arrangesEarly = false;
   /** What is under way, by workload path: one thing at a time. */
   readonly #busy = new Map<string, string>();
   /** The rest of a commit that nobody had to wait for; whatever comes next waits. */
@@ -93,8 +88,21 @@ export class LxcDriver implements WorkloadDriver {
     return lxcCapabilities();
   }
 
-  validateSettings(settings: Readonly<Record<string, string>>): void {
-    parseSettings('service', settings);
+  checkSettings(
+    name: string,
+    settings: Readonly<Record<string, string>>,
+    command: readonly string[],
+  ): Readonly<Record<string, string>> {
+    parseSettings(name, settings);
+    if (command.length > 0) return settings;
+    throw new DeltahopError('DELTAHOP_E_INVALID_ARGUMENT', `${name} needs a command to run`);
+  }
+
+  foreign(
+    reference: string,
+    given: { settings: Readonly<Record<string, string>>; command: readonly string[] },
+  ): Promise<ForeignWorkload> {
+    return foreignContainer(reference, given);
   }
 
   async create(workload: Workload): Promise<void> {
@@ -112,9 +120,6 @@ export class LxcDriver implements WorkloadDriver {
       const settings = parseSettings(workload.name, workload.settings);
       const cgroup = await Cgroup.of(layout.id);
       if ((await cgroup.initPid()) !== null) return;
-      if (workload.command.length === 0) {
-        throw new DeltahopError('DELTAHOP_E_INVALID_ARGUMENT', `${workload.name} has no command to run`);
-      }
       await this.create(workload);
       await cgroup.removeEmpty();
       await mountOverlay(overlayOf(workload, layout));
@@ -205,13 +210,10 @@ export class LxcDriver implements WorkloadDriver {
       signal.addEventListener('abort', onAbort, { once: true });
       try {
         const exitCode = await barrier.ended(limits.checkpoint);
+        if (exitCode !== 0) await mend(layout.operation);
         await this.#letRun(layout);
         if (signal.aborted) throw cancelled('round', signal);
-        if (exitCode !== 0) {
-          const failure = await dumpFailure(workload, layout, exitCode);
-          await this.#mend(workload, layout);
-          throw failure;
-        }
+        if (exitCode !== 0) throw await dumpFailure(workload, layout, exitCode);
         const pausedMs = (await barrier.timeOf('held')) - (await barrier.timeOf('frozen-at'));
         await this.#keepImages(layout);
         return { instance: instanceOf(layout), pausedMs: Math.round(pausedMs) };
@@ -233,7 +235,7 @@ export class LxcDriver implements WorkloadDriver {
         }
         return this.#frozen(workload, layout, barrier, await barrier.timeOf('frozen-at'));
       } catch (error) {
-        await this.#abortDump(workload, layout, barrier);
+        await this.#abortDump(layout, barrier);
         throw error;
       }
     } catch (error) {
@@ -265,7 +267,7 @@ export class LxcDriver implements WorkloadDriver {
       if ((await cgroup.initPid()) !== null) {
         throw new DeltahopError('DELTAHOP_E_BUSY', `${workload.name} already runs here`);
       }
-      await Promise.all([
+      const steps = await Promise.allSettled([
         cgroup.removeEmpty(),
         removeOperation(layout.operation),
         removeByproducts(layout),
@@ -273,6 +275,8 @@ export class LxcDriver implements WorkloadDriver {
         mountOverlay(overlayOf(workload, layout)),
       ]);
       try {
+        // Only now: what one that failed leaves can not be cleared while another is still under way.
+        for (const step of steps) if (step.status === 'rejected') throw step.reason;
         const barrier = await this.#startRestore(layout, settings, criu, cgroup, signal);
         return this.#arranged(workload, layout, settings, cgroup, barrier);
       } catch (error) {
@@ -310,16 +314,20 @@ export class LxcDriver implements WorkloadDriver {
       released = remnant.kind === 'prepare' && after?.released === true;
       const doomed = remnant.kind === 'prepare' ? !released : verdict === 'commit';
       if (remnant.kind !== 'round' && doomed) {
+        // Nobody hears of the end of its connections, which go on elsewhere.
+        await removeInterface(layout);
         if (after?.init != null && (await isSameAlive(after.init))) killProcess(after.init.pid);
         if (!(await cgroup.kill(limits.kill))) {
           throw new DeltahopError('DELTAHOP_E_WORKLOAD', `processes of ${workload.name} do not end, even killed`);
         }
       } else {
+        await mend(layout.operation);
         await cgroup.thaw();
-        if (remnant.kind !== 'prepare') await this.#mend(workload, layout);
       }
-      await removeOperation(layout.operation);
     }
+    // Of one that is over, too: its agent may have died while it removed it.
+    await removeOperation(layout.operation);
+    await removeUnfinished(layout.config);
     if ((await cgroup.initPid()) === null) {
       await cgroup.kill(limits.kill);
       await cgroup.removeEmpty();
@@ -428,13 +436,15 @@ export class LxcDriver implements WorkloadDriver {
     }
     if (signal.aborted) throw cancelled(kind, signal);
     await removeOperation(layout.operation);
-    const command = ['lxc-checkpoint', '-n', layout.id, '-P', layout.lxcPath, ...(kind === 'freeze' ? ['-s'] : [])];
-    command.push('-D', join(layout.operation, 'images'), '-o', join(layout.operation, 'lxc.log'), '-l', 'INFO');
+    const command = ['lxc-checkpoint', '-n', layout.id, '-P', layout.lxcPath];
+    command.push('-o', join(layout.operation, 'lxc.log'), '-l', 'INFO');
     return Barrier.start(layout.operation, {
       kind,
-      command,
+      command: [...command, ...(kind === 'freeze' ? ['-s'] : []), '-D', join(layout.operation, 'images')],
+      mending: { command, initPid: pid, networkLock: criu.networkLock },
       criuProgram: criu.program,
-      criuConfig: criuConfig(criu),
+      // What a round saves is never restored: connections need no lock and no repair for it, and no mending if CRIU dies.
+      criuConfig: criuConfig(criu, { cgroupRoot: null, closeTcp: kind === 'round' }),
       freezer: { directory: freezer, version: cgroup.version },
       network: networkOf(layout, network),
     });
@@ -470,13 +480,20 @@ export class LxcDriver implements WorkloadDriver {
       gaveWay: gaveWay.signal,
       frozenAtMs: Math.floor(frozenAtMs),
       files: { trees: [files] },
-      memory: async (signal) => {
+      memory: async (signal, filesListed) => {
+        // What was listed before CRIU went there is good: it leaves nothing there but the directory's time, which is set back.
+        let listedTime: bigint | null = null;
+        void filesListed.then(async () => {
+          listedTime = await timeOfUntouchedTmp(layout, frozenAtMs);
+        });
         if (!(await barrier.until('held', limits.checkpoint, signal))) {
           throw await dumpFailure(workload, layout, await barrier.ended(limits.settle));
         }
         const saverMs = (await barrier.timeOf('held')) - frozenAtMs;
         await this.#keepImages(layout);
-        const filesChanged = (await madeNames(layout.memory)) || (await wasInTmp(layout, frozenAtMs));
+        const touched = await wasInTmp(layout, frozenAtMs);
+        if (touched && listedTime !== null) await setTimeOfTmp(layout, listedTime);
+        const filesChanged = (touched && listedTime === null) || (await madeNames(layout.memory));
         return { instance: { trees: [memory] }, filesChanged, saverMs: Math.round(saverMs) };
       },
       commit: async () => {
@@ -486,6 +503,7 @@ export class LxcDriver implements WorkloadDriver {
         if (!ended) {
           // The verdict stands whatever became of its script: nothing may run here any more.
           const cgroup = await Cgroup.of(layout.id);
+          await removeInterface(layout);
           if (!(await cgroup.kill(limits.kill))) {
             this.#end(workload);
             throw new DeltahopError('DELTAHOP_E_WORKLOAD', `processes of ${workload.name} do not end, even killed`);
@@ -503,7 +521,7 @@ export class LxcDriver implements WorkloadDriver {
           throw new DeltahopError('DELTAHOP_E_CHECKPOINT', `${workload.name} was given up already and can not resume`);
         }
         try {
-          await this.#abortDump(workload, layout, barrier);
+          await this.#abortDump(layout, barrier);
         } finally {
           this.#end(workload);
         }
@@ -512,29 +530,12 @@ export class LxcDriver implements WorkloadDriver {
   }
 
   /** Lets a container run on whose dump is under way or done, and waits until it does. */
-  async #abortDump(workload: Workload, layout: LxcLayout, barrier: Barrier): Promise<void> {
+  async #abortDump(layout: LxcLayout, barrier: Barrier): Promise<void> {
     await barrier.decide('abort');
     await barrier.ended(limits.settle);
+    await mend(layout.operation);
     await this.#letRun(layout);
-    await this.#mend(workload, layout);
     await removeOperation(layout.operation);
-  }
-
-  /**
-   * A CRIU that was killed in a dump leaves the container's network locked and its connections in repair mode: it runs on,
-   * and nobody can reach it. Another dump that lets it run unlocks the network at its end. Its own lock fails where the dead
-   * one's is (a table of nftables); it takes that away with its failure, so it is made again. Established connections were
-   * found dead in spite of it.
-   */
-  async #mend(workload: Workload, layout: LxcLayout): Promise<void> {
-    if (!(await wasKilledInDump(layout))) return;
-    for (let tries = 0; tries < mendTries; tries++) {
-      if ((await (await Cgroup.of(layout.id)).initPid()) === null) return;
-      const barrier = await this.#startDump(workload, layout, 'round', AbortSignal.timeout(limits.checkpoint));
-      const exitCode = await barrier.ended(limits.checkpoint);
-      await this.#letRun(layout);
-      if (exitCode === 0) return;
-    }
   }
 
   /** Makes sure that a container neither is frozen nor stopped by a tracer. */
@@ -567,6 +568,7 @@ export class LxcDriver implements WorkloadDriver {
     return await Barrier.start(layout.operation, {
       kind: 'prepare',
       command,
+      mending: null,
       criuProgram: criu.program,
       criuConfig: criuConfig(criu, {
         cgroupRoot: cgroup.unifiedRoot,
@@ -679,7 +681,14 @@ function instanceOf(layout: LxcLayout): InstanceTrees {
 }
 
 function filesOf(layout: LxcLayout): InstanceTree {
-  return { ...recordsOf(layout, 'upper', layout.upper), path: layout.upper, excludeXattrs: localXattrs, durable: true };
+  return {
+    ...recordsOf(layout, 'upper', layout.upper),
+    path: layout.upper,
+    excludeXattrs: localXattrs,
+    durable: true,
+    inPlace: false,
+    timesTell: false,
+  };
 }
 
 /** Made durable beside the restore, which takes longer (migrate/incoming). */
@@ -689,6 +698,9 @@ function memoryOf(layout: LxcLayout): InstanceTree {
     path: layout.memory,
     excludeXattrs: [],
     durable: false,
+    inPlace: false,
+    // Each dump writes files of its own.
+    timesTell: true,
   };
 }
 
@@ -723,8 +735,7 @@ async function writeConfig(
 ): Promise<void> {
   const place = { root: layout.merged, hostInterface: layout.hostInterface, bridge, cgroup: cgroup.version };
   await mkdir(dirname(layout.config), { recursive: true });
-  await writeFile(`${layout.config}.new`, containerConfig(settings, place));
-  await rename(`${layout.config}.new`, layout.config);
+  await replaceFile(layout.config, (temporary) => writeFile(temporary, containerConfig(settings, place)));
 }
 
 async function applyLimits(workload: Workload, settings: LxcSettings, cgroup: Cgroup): Promise<void> {
@@ -776,13 +787,6 @@ async function removeInterface({ hostInterface }: LxcLayout): Promise<void> {
   await runCommand(['ip', 'link', 'delete', 'dev', hostInterface], { limitMs: limits.kill });
 }
 
-/** Whether CRIU has begun the dump and neither finished nor failed, which it says last of all. */
-async function wasKilledInDump({ operation }: LxcLayout): Promise<boolean> {
-  const logs = await Promise.all([join(operation, 'images/dump.log'), join(operation, 'dump.log')].map(readText));
-  const log = logs.join('');
-  return log !== '' && !/Dumping (FAILED|finished successfully)/.test(log);
-}
-
 async function removeByproducts(layout: LxcLayout): Promise<void> {
   for (const name of byproducts) await rm(join(layout.memory, name), { force: true });
 }
@@ -792,12 +796,32 @@ async function removeByproducts(layout: LxcLayout): Promise<void> {
  * its own there and removes it again (`cr-tmpfs.XXXXXX`, criu/mount.c), and what was sent meanwhile may hold that.
  */
 async function wasInTmp(layout: LxcLayout, frozenAtMs: number): Promise<boolean> {
+  const found = await statTmp(layout);
+  return found !== null && Number(found.ctimeMs) > frozenAtMs - fileTimeLagMs;
+}
+
+/** The time of change of its content, in nanoseconds, while CRIU has not been there; null if it has, or there is none. */
+async function timeOfUntouchedTmp(layout: LxcLayout, frozenAtMs: number): Promise<bigint | null> {
+  const found = await statTmp(layout);
+  return found === null || Number(found.ctimeMs) > frozenAtMs - fileTimeLagMs ? null : found.mtimeNs;
+}
+
+/** Node's own utimes knows no nanoseconds. */
+async function setTimeOfTmp({ upper }: LxcLayout, mtimeNs: bigint): Promise<void> {
+  const [seconds, rest] = [mtimeNs / 1_000_000_000n, mtimeNs % 1_000_000_000n];
+  const time = `--date=@${seconds}.${String(rest).padStart(9, '0')}`;
+  await mustRun(['touch', '--no-create', '-m', time, join(upper, 'tmp')], {
+    limitMs: limits.kill,
+    code: 'DELTAHOP_E_IO',
+  });
+}
+
+async function statTmp({ upper }: LxcLayout): Promise<BigIntStats | null> {
   try {
-    const { ctimeMs } = await stat(join(layout.upper, 'tmp'));
-    return ctimeMs > frozenAtMs - fileTimeLagMs;
+    return await stat(join(upper, 'tmp'), { bigint: true });
   } catch (error) {
     ignoreMissing(error);
-    return false;
+    return null;
   }
 }
 

@@ -1,20 +1,15 @@
 /** What two nodes must have in common for a container to be restored at one that was saved at the other. */
-import { createSocket } from 'node:dgram';
 import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { arch, release, tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { isDeltahopError } from '../../errors.js';
 import { runCommand } from '../command.js';
 import type { Capability, MachineFacts } from '../driver.js';
+import { compareVersions } from '../version.js';
 import { cgroupVersion, readHierarchies } from './cgroup.js';
-import type { LxcNetwork } from './config.js';
-import { type Criu, compareVersions, findCriu } from './criu.js';
+import { type Criu, findCriu } from './criu.js';
 
 const limitMs = 10_000;
-
-/** How long a neighbour may take to say that it has an address. */
-const neighbourMs = 400;
 
 /** The facts of this machine, for {@link differences} at another. What cannot be found out is left out. */
 export async function machineFacts(): Promise<MachineFacts> {
@@ -34,6 +29,19 @@ export async function machineFacts(): Promise<MachineFacts> {
     if (!isDeltahopError(error)) throw error;
   }
   return facts;
+}
+
+/** Numbers of this machine's processors that are in use. */
+export async function onlineProcessors(): Promise<number[]> {
+  return processorsIn(await readFile('/sys/devices/system/cpu/online', 'utf8'));
+}
+
+/** The numbers that a list of the kernel's names, e.g. `0-3,6`. */
+export function processorsIn(list: string): number[] {
+  return list.split(',').flatMap((range) => {
+    const [first = 0, last = first] = range.split('-').map(Number);
+    return Array.from({ length: last - first + 1 }, (_, index) => first + index);
+  });
 }
 
 /** What stands against restoring here what was saved on a machine with these facts, by name; and what does not. */
@@ -101,59 +109,6 @@ async function processorFeatures({ program }: Criu, cpu: string): Promise<Capabi
       remedy: 'move it to a node whose processor has these features, or start it anew there',
     };
   });
-}
-
-/** Whether a container with this network can be one here: its bridge is there, and nobody else has its address. */
-export async function networkFindings(network: LxcNetwork): Promise<Capability[]> {
-  const { bridge, address } = network;
-  const bridges = (await stat(`/sys/class/net/${bridge}/bridge`).catch(() => null)) !== null;
-  const found: Capability[] = [
-    {
-      name: 'bridge',
-      ok: bridges,
-      detail: bridges ? `${bridge} is there` : `there is no bridge ${bridge}`,
-      remedy: bridges ? null : `make it (ip link add ${bridge} type bridge), or set bridge=NAME where the service is`,
-    },
-  ];
-  if (bridges) found.push(await addressFinding(network, address.split('/')[0] ?? ''));
-  return found;
-}
-
-async function addressFinding({ bridge, mac }: LxcNetwork, ip: string): Promise<Capability> {
-  const inUse = (who: string): Capability => ({
-    name: 'address',
-    ok: false,
-    detail: `${ip} is in use here, by ${who}`,
-    remedy: 'take the address off it, or give the service another one',
-  });
-  // Of all interfaces: an address on a bridge that nothing hangs on yet is taken too.
-  const { stdout } = await runCommand(['ip', '-oneline', 'address', 'show', 'to', ip], { limitMs });
-  const own = /^\d+:\s+(\S+)/.exec(stdout)?.[1];
-  if (own !== undefined) return inUse(`this node’s own ${own}`);
-  const holder = await neighbour(bridge, ip);
-  // The service itself answers, if both nodes are on one network.
-  if (holder !== null && holder !== mac) return inUse(holder);
-  return { name: 'address', ok: true, detail: `${ip} is free as far as ${bridge} can tell`, remedy: null };
-}
-
-/** The Ethernet address that answers for an IPv4 address on a bridge's network; null if none does, or none can be asked. */
-async function neighbour(bridge: string, ip: string): Promise<string | null> {
-  const socket = createSocket('udp4');
-  socket.on('error', () => {});
-  try {
-    // Whatever is sent, the kernel asks by ARP first. Port 9 is the discard service's.
-    await new Promise<void>((resolve) => socket.send('', 9, ip, () => resolve()));
-    for (const deadline = Date.now() + neighbourMs; Date.now() < deadline; await sleep(20)) {
-      for (const line of (await readFile('/proc/net/arp', 'utf8')).split('\n')) {
-        const [address, , flags, hardware, , device] = line.trim().split(/\s+/);
-        // ATF_COM (linux/if_arp.h): the answer has come.
-        if (address === ip && device === bridge && (Number(flags) & 2) !== 0) return hardware?.toLowerCase() ?? null;
-      }
-    }
-    return null;
-  } finally {
-    socket.close();
-  }
 }
 
 async function securityModule(): Promise<string> {

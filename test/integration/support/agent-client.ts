@@ -1,6 +1,5 @@
 /** A node's agent, asked without the command line: its socket is a file, so it is reached from outside of the node. */
-import { LocalClient } from '../../../src/agent/client.js';
-import { localSocketPath } from '../../../src/agent/daemon.js';
+import { LocalClient, localSocketPath } from '../../../src/agent/client.js';
 import type { TestbedNode } from '../../testbed/node.js';
 
 /** Asks a node's agent something. */

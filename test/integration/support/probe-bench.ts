@@ -23,6 +23,8 @@ export const smallProbe: ProbeSizes = { baseMib: 2, appMib: 1, memoryMib: 4, cha
 
 /** How a bench is made. */
 export interface BenchOptions extends TestbedOptions {
+  /** What the probe runs in; a container unless told. */
+  driver?: 'lxc' | 'qemu';
   sizes?: Partial<ProbeSizes>;
   /** More options of `deltahop service add`. */
   serviceOptions?: readonly string[];
@@ -42,12 +44,16 @@ export class ProbeBench {
     this.client = client;
   }
 
-  static async create({ sizes, serviceOptions = [], prepare, ...options }: BenchOptions = {}): Promise<ProbeBench> {
+  static async create(options: BenchOptions = {}): Promise<ProbeBench> {
+    const { driver = 'lxc', sizes, serviceOptions = [], prepare } = options;
     const testbed = await Testbed.create(options);
     try {
       await prepare?.(testbed);
       await Promise.all([testbed.a.startAgent(), testbed.b.startAgent()]);
-      const service = await ProbeService.start(testbed, testbed.a, { ...smallProbe, ...sizes }, serviceOptions);
+      const size = { ...smallProbe, ...sizes };
+      const service = await (driver === 'lxc'
+        ? ProbeService.start(testbed, testbed.a, size, serviceOptions)
+        : ProbeService.startMachine(testbed, testbed.a, size));
       const client = await service.watch(testbed);
       return new ProbeBench(testbed, service, client);
     } catch (error) {

@@ -25,6 +25,7 @@ export interface ProbeReport {
 }
 
 const pauseMs = 10;
+const connectPauseMs = 100;
 /** Longer than any stop of the service that a test waits for. */
 const questionDeadlineMs = 60_000;
 
@@ -41,15 +42,27 @@ function eachLine(socket: Socket, onLine: (line: string) => void): void {
   });
 }
 
+/** The one connection, once the probe is there: a virtual machine has to boot before. */
+async function connected(): Promise<Socket> {
+  for (;;) {
+    const socket = connect(Number(port), host);
+    socket.on('error', () => {}); // 'close' follows
+    const isUp = await new Promise((resolve) => {
+      socket.once('connect', () => resolve(true));
+      socket.once('close', () => resolve(false));
+    });
+    if (isUp) return socket;
+    await sleep(connectPauseMs);
+  }
+}
+
 /** Sends numbers without waiting for their answers, so that some are always under way. */
 async function count(): Promise<void> {
-  const socket = connect(Number(port), host);
+  const socket = await connected();
   socket.setNoDelay(true);
-  socket.on('error', () => {});
   socket.on('close', () => {
     report.connected = false;
   });
-  await new Promise((resolve) => socket.once('connect', resolve));
   report.connected = true;
   lastAnswerAt = performance.now();
   eachLine(socket, (line) => {

@@ -8,14 +8,18 @@ import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { run } from '../command.js';
+import { guestArguments, guestImages } from '../guest.js';
 import type { TestbedNode } from '../node.js';
 import type { Testbed } from '../testbed.js';
 import type { ProbeReport } from './probe-client.js';
+import { makeProbeDisk } from './probe-disk.js';
 
 /** dist/test/testbed/probe/probe-service.js is four below the project. */
 const probeProgram = fileURLToPath(new URL('../../../../build/probe/probe', import.meta.url));
 const clientProgram = fileURLToPath(new URL('./probe-client.js', import.meta.url));
 const port = 7000;
+/** A virtual machine that boots without KVM takes a quarter of a minute, on a busy machine more. */
+const answerLimitMs = 180_000;
 
 /** Counters of the probe; all of them only rise while it lives. */
 export interface ProbeState {
@@ -69,24 +73,35 @@ export async function makeProbeTrees(
 ): Promise<{ base: string; app: string }> {
   const base = join(directory, 'base');
   const app = join(directory, 'app');
-  for (const path of ['dev', 'proc', 'sys', 'run', 'tmp', 'etc', 'usr/share/bulk']) {
+  for (const path of ['dev', 'proc', 'sys', 'run', 'tmp', 'usr/share/bulk']) {
     await mkdir(join(base, path), { recursive: true });
   }
-  // What the probe expects to find and changes: root_changes.cc.
-  for (const name of ['deleted-by-instance', 'deleted-by-app', 'changed-by-instance', 'kept']) {
-    await writeFile(join(base, 'etc', name), 'of the base\n');
-  }
+  await layOutBase(base);
+  await writeFile(join(base, 'etc/deleted-by-app'), 'of the base\n');
   await writeBulk(join(base, 'usr/share/bulk'), sizes.baseMib);
 
   await run(['cp', '--archive', base, app]);
   await rm(join(app, 'etc/deleted-by-app'));
-  for (const path of ['opt/probe/replaced', 'opt/probe/bulk']) await mkdir(join(app, path), { recursive: true });
-  for (const name of ['deleted-by-instance', 'kept', 'replaced/of-the-app']) {
-    await writeFile(join(app, 'opt/probe', name), 'of the app\n');
-  }
+  await layOutApp(app);
+  await mkdir(join(app, 'opt/probe/bulk'));
   await copyFile(probeProgram, join(app, 'opt/probe/probe'));
   await writeBulk(join(app, 'opt/probe/bulk'), sizes.appMib);
   return { base, app };
+}
+
+/** What the probe expects to find of the layers and changes: root_changes.cc. */
+async function layOutBase(root: string): Promise<void> {
+  await mkdir(join(root, 'etc'), { recursive: true });
+  for (const name of ['deleted-by-instance', 'changed-by-instance', 'kept']) {
+    await writeFile(join(root, 'etc', name), 'of the base\n');
+  }
+}
+
+async function layOutApp(root: string): Promise<void> {
+  await mkdir(join(root, 'opt/probe/replaced'), { recursive: true });
+  for (const name of ['deleted-by-instance', 'kept', 'replaced/of-the-app']) {
+    await writeFile(join(root, 'opt/probe', name), 'of the app\n');
+  }
 }
 
 /** Many files rather than one, as real layers are; random, so that bytes on the link can be told. */
@@ -138,6 +153,30 @@ export class ProbeService {
     return service;
   }
 
+  /** The same in a virtual machine, upon the test's guest; of the sizes the layers' mean nothing. */
+  static async startMachine(testbed: Testbed, node: TestbedNode, sizes: ProbeSizes): Promise<ProbeService> {
+    const service = new ProbeService(`probe-${testbed.id}`, '10.77.0.10');
+    const images = await guestImages();
+    const disk = await makeProbeDisk(testbed.directory, {
+      images,
+      program: probeProgram,
+      args: [port, sizes.memoryMib, sizes.changes].map(String),
+      layOut: async (root) => {
+        await layOutBase(root);
+        await layOutApp(root);
+      },
+    });
+    await mustRun(node, ['layer', 'import', '--kind', 'base', '--name', 'probe-base', images.base]);
+    await mustRun(node, ['layer', 'import', '--kind', 'app', '--name', 'probe-app', '--parent', 'probe-base', disk]);
+    await rm(disk);
+    await mustRun(node, [
+      ...['service', 'add', service.name, '--base', 'probe-base', '--app', 'probe-app'],
+      ...guestArguments(images, `${service.host}/24`, { memory: '128M', cpus: 1 }),
+    ]);
+    await mustRun(node, ['service', 'start', service.name]);
+    return service;
+  }
+
   /** Starts a user of it; resolves once it counts. */
   watch(testbed: Testbed): Promise<ProbeClient> {
     return this.watchAt(testbed, this.host);
@@ -147,7 +186,7 @@ export class ProbeService {
   async watchAt(testbed: Testbed, host: string): Promise<ProbeClient> {
     const argv = [process.execPath, clientProgram, host, `${port}`];
     const client = new ProbeClient(testbed.user.spawnInUser(argv, { stdio: ['pipe', 'pipe', 'inherit'] }));
-    for (const deadline = Date.now() + 15_000; (await client.report()).answered === 0; ) {
+    for (const deadline = Date.now() + answerLimitMs; (await client.report()).answered === 0; ) {
       if (Date.now() > deadline) throw new Error(`the probe at ${host} does not answer its user`);
       await sleep(50);
     }

@@ -66,7 +66,7 @@ test('an agent says who it is', async () => {
   assert.is(node.name, 'edge-a');
   assert.is(node.pid, process.pid);
   assert.is(node.listen, `127.0.0.1:${agent.address.port}`);
-  assert.equal(node.drivers, ['lxc']);
+  assert.equal(node.drivers, ['lxc', 'qemu', 'libvirt']);
   assert.is(statSync(agent.socketPath).mode & 0o777, 0o600);
   assert.is(statSync(statePath).mode & 0o777, 0o700);
 });
@@ -144,7 +144,7 @@ test('a service that cannot be is refused by name', async () => {
     [{ name: 'a/b' }, 'DELTAHOP_E_INVALID_ARGUMENT', /name: a service name/],
     [{ name: '-web' }, 'DELTAHOP_E_INVALID_ARGUMENT', /name: a service name/],
     [{ name: 'w'.repeat(33) }, 'DELTAHOP_E_INVALID_ARGUMENT', /name: a service name/],
-    [{ command: [] }, 'DELTAHOP_E_INVALID_ARGUMENT', /command: needs a command/],
+    [{ command: [] }, 'DELTAHOP_E_INVALID_ARGUMENT', /needs a command/],
     [{ command: ['a\0b'] }, 'DELTAHOP_E_INVALID_ARGUMENT', /NUL/],
     [
       { health: { probe: 'udp:53', forMs: 1, limitMs: 1, ifFails: 'ask' } },
@@ -152,6 +152,8 @@ test('a service that cannot be is refused by name', async () => {
       /a health probe is/,
     ],
     [{ driver: 'vm' }, 'DELTAHOP_E_UNSUPPORTED', /no driver vm/],
+    [{ driver: 'qemu', command: [] }, 'DELTAHOP_E_INVALID_ARGUMENT', /b3 is a tree, .* qemu need a disk/],
+    [{ driver: 'qemu' }, 'DELTAHOP_E_INVALID_ARGUMENT', /takes no command/],
     [{ base: 'a3' }, 'DELTAHOP_E_INVALID_ARGUMENT', /a3 is of kind app, not base/],
     [{ app: 'b3' }, 'DELTAHOP_E_INVALID_ARGUMENT', /b3 is of kind base, not app/],
     [{ base: 'b4' }, 'DELTAHOP_E_INVALID_ARGUMENT', /built upon b3, not upon b4/],

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { z } from 'zod';
+import * as z from 'zod';
 import { Jobs } from '../../../src/agent/jobs.js';
 import { type Listener, listenLocally, listenToPeers } from '../../../src/agent/listener.js';
 import type { Address } from '../../../src/agent/peers.js';

@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -7,6 +7,7 @@ import { loadEngine } from '../../../src/engine/engine.js';
 import { type ErrorCode, isDeltahopError } from '../../../src/errors.js';
 import { LayerStore } from '../../../src/layers/store.js';
 import type { ServiceRecord } from '../../../src/migrate/ownership.js';
+import { flattenImage } from '../../../src/workload/qemu/image.js';
 import { makeApp, makeBase, scratchDirectory } from '../layers/scratch.js';
 
 const test = suite('agent/services');
@@ -19,7 +20,7 @@ let stores = 0;
 test.before(async () => {
   makeBase(join(scratch, 'base'));
   makeApp(join(scratch, 'app'));
-  layers = await LayerStore.open(join(scratch, 'layers'), loadEngine());
+  layers = await LayerStore.open(join(scratch, 'layers'), loadEngine(), flattenImage);
   const from = (name: string): string => join(scratch, name);
   base = (await layers.import({ kind: 'base', name: 'base', parent: null, path: from('base') })).layer.digest;
   app = (await layers.import({ kind: 'app', name: 'app', parent: 'base', path: from('app') })).layer.digest;
@@ -127,6 +128,14 @@ test('one operation at a time, and the refusal names the one that runs', async (
     })
     .catch(() => {});
   assert.is(store.operation('web'), null);
+});
+
+test('what a killed write left is removed on opening', async () => {
+  const { store, path } = await newStore();
+  await store.compareAndSet('web', null, record('web'));
+  writeFileSync(join(path, 'web/service.json.1.tmp'), '{"fo');
+  assert.is((await ServiceStore.open(path, layers)).list().length, 1);
+  assert.equal(readdirSync(join(path, 'web')), ['service.json']);
 });
 
 test('what an unfinished removal left is no service; what is damaged is named', async () => {

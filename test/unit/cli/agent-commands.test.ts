@@ -33,7 +33,7 @@ async function deltahop(args: readonly string[], interrupt = false): Promise<Out
     stderr: into('err'),
     env: { DELTAHOP_STATE: statePath },
     hostName: 'this-host',
-    log: () => log,
+    log: async () => log,
     onInterrupt: (handler) => {
       if (interrupt) handler('SIGINT');
       return () => {};
@@ -74,9 +74,9 @@ test('an import prints the digest and nothing else; a relative path is the calle
 
 test('layers are listed', async () => {
   const rows = (await succeed('layer', 'list')).trimEnd().split('\n');
-  assert.match(rows[0] ?? '', /^NAME +KIND +PARENT +FILES +SIZE +DIGEST$/);
-  assert.match(rows[1] ?? '', /^b +base +- .* blake3:[0-9a-f]{64}$/);
-  assert.match(rows[2] ?? '', /^a +app +b .* blake3:[0-9a-f]{64}$/);
+  assert.match(rows[0] ?? '', /^NAME +KIND +FORM +PARENT +FILES +SIZE +DIGEST$/);
+  assert.match(rows[1] ?? '', /^b +base +tree +- .* blake3:[0-9a-f]{64}$/);
+  assert.match(rows[2] ?? '', /^a +app +tree +b .* blake3:[0-9a-f]{64}$/);
   const { type, layers } = JSON.parse(await succeed('layer', 'list', '--json'));
   assert.is(type, 'layers');
   assert.equal(

@@ -28,7 +28,7 @@ async function deltahop(args: readonly string[], env: Record<string, string> = {
     stderr: into('err'),
     env,
     hostName: 'this-host',
-    log: () => pino({ enabled: false }),
+    log: async () => pino({ enabled: false }),
     onInterrupt: () => () => {},
   });
   return outcome;
@@ -73,7 +73,7 @@ test('a wrong command line exits with 2 and says what is wrong', async () => {
     [['migrate', 'web', 'nowhere'], /"nowhere" is not an address/],
     [['layer', 'import', '--kind', 'other', '--name', 'x', '/tmp'], /Allowed choices are base, app/],
     [['layer', 'import', '--kind', 'base', '/tmp'], /required option '--name <name>'/],
-    [['service', 'add', 'web', '--driver', 'lxc', '--base', 'b', '--app', 'a'], /missing required argument 'command'/],
+    [['service', 'add', 'web', '--driver', 'lxc', '--base', 'b'], /required option '--app <name>'/],
     [['service', 'add', 'web', '--set', 'novalue'], /Write KEY=VALUE/],
     [['service', 'add', 'web', '--set', 'a=1', '--set', 'a=2'], /a is given twice/],
     [['agent', '--listen', '127.0.0.1:1', '--name', 'a\u001b[1m'], /A node name is made of/],
@@ -155,7 +155,7 @@ test('doctor says what is there, and how to get what is not', async () => {
   assert.type(ok, 'boolean');
   assert.equal(
     groups.map(({ group }: { group: string }) => group),
-    ['deltahop', 'lxc', 'testbed'],
+    ['deltahop', 'lxc', 'qemu', 'libvirt', 'testbed'],
   );
   for (const { capabilities } of groups) {
     assert.ok(capabilities.length > 0);
@@ -164,6 +164,12 @@ test('doctor says what is there, and how to get what is not', async () => {
       assert.is(found.remedy === null, found.ok, `${found.name}: a remedy exactly for what is missing`);
     }
   }
+  const able = (wanted: (group: string) => boolean): boolean =>
+    groups.some(
+      ({ group, capabilities }: { group: string; capabilities: { ok: boolean }[] }) =>
+        wanted(group) && capabilities.every((found) => found.ok),
+    );
+  assert.is(ok, able((group) => group === 'deltahop') && able((group) => !['deltahop', 'testbed'].includes(group)));
   const text = await deltahop(['doctor']);
   assert.is(text.code, ok ? 0 : 1);
   assert.match(text.out, /\n {2}(ok {5}|missing) {2}engine: /);

@@ -26,7 +26,7 @@ async function deltahop(...args: string[]): Promise<{ code: number; out: string;
     stderr: into('err'),
     env: { DELTAHOP_STATE: statePath },
     hostName: 'this-host',
-    log: () => log,
+    log: async () => log,
     onInterrupt: () => () => {},
   });
   return { code, ...said };

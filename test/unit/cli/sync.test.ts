@@ -41,7 +41,7 @@ async function deltahop(
     stderr: into('err'),
     env: {},
     hostName: 'this-host',
-    log: () => pino({ enabled: false }),
+    log: async () => pino({ enabled: false }),
     onInterrupt: (handler) => {
       interrupt = () => handler('SIGINT');
       return () => {};
@@ -238,7 +238,7 @@ test('an interrupt ends a sync with 130', () =>
       stderr: { write: (text) => out.push(text) },
       env: {},
       hostName: 'this-host',
-      log: () => pino({ enabled: false }),
+      log: async () => pino({ enabled: false }),
       onInterrupt: (handler) => {
         interrupt = () => handler('SIGINT');
         return () => {};

@@ -1,4 +1,4 @@
-import { mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readlinkSync, writeFileSync } from 'node:fs';
 import { connect, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
@@ -50,9 +50,34 @@ async function attempt(source: string, target: string, [left, right]: readonly [
 function makeBulk(root: string): void {
   mkdirSync(join(root, 'many'), { recursive: true });
   for (let i = 0; i < 40; ++i) writeFileSync(join(root, 'many', `file-${i}`), noise(i, 20_000 + i));
-  // Longer than the pool that the bytes come from, so not its own repeat.
-  writeFileSync(join(root, 'large'), Buffer.concat([noise(1, 1 << 20), noise(2, 900_000).map((byte) => byte ^ 0x5a)]));
+  writeFileSync(join(root, 'large'), noise(100, 1_950_000));
 }
+
+test('what is over holds no file open, whether it went well or not and though nothing was collected', () =>
+  withScratch(async (directory) => {
+    const [source, target] = [join(directory, 'source'), join(directory, 'target')];
+    mkdirSync(source);
+    writeFileSync(join(source, 'file'), noise(1, 10_000));
+    const open = (): string[] =>
+      readdirSync('/proc/self/fd')
+        .map((fd) => {
+          try {
+            return readlinkSync(`/proc/self/fd/${fd}`);
+          } catch {
+            return '';
+          }
+        })
+        .filter((path) => path.startsWith(directory));
+    await transfer(source, target, duplexPair().ends);
+    assert.equal(open(), []);
+    await engine.treeDigest(source);
+    assert.equal(open(), []);
+    const [left, right] = duplexPair().ends;
+    const failures = attempt(source, target, [left, right]);
+    left.destroy();
+    assert.ok((await failures).every((failure) => failure !== null));
+    assert.equal(open(), []);
+  }));
 
 test('any tree becomes any other, over pieces of any size', () =>
   withScratch(async (directory) => {
@@ -286,6 +311,22 @@ test('progress rises to the whole', () =>
     ]);
     checkProgress(told[0]);
     checkProgress(told[1]);
+  }));
+
+test('the first progress comes once the tree is listed: what is made then is not sent', () =>
+  withScratch(async (directory) => {
+    const [source, target] = [join(directory, 'source'), join(directory, 'target')];
+    makeBulk(source);
+    const atFirst = describeTree(source);
+    const { ends } = duplexPair();
+    let first = true;
+    const onProgress = (): void => {
+      if (first) writeFileSync(join(source, 'many', 'late'), 'late');
+      first = false;
+    };
+    await Promise.all([engine.send(source, ends[0], { onProgress }), engine.receive(target, ends[1])]);
+    assert.ok(readdirSync(join(source, 'many')).includes('late'));
+    assert.is(describeTree(target), atFirst);
   }));
 
 function checkProgress(told: readonly Progress[]): void {

@@ -1,10 +1,12 @@
-import { readdirSync, writeFileSync } from 'node:fs';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { z } from 'zod';
+import * as z from 'zod';
 import { isDeltahopError } from '../../../src/errors.js';
-import { readJson, writeJsonDurably } from '../../../src/layers/durable-file.js';
+import { readJson, removeUnfinishedWrites, writeJsonDurably } from '../../../src/layers/durable-file.js';
 import { scratchDirectory } from './scratch.js';
 
 const test = suite('layers/durable-file');
@@ -53,6 +55,27 @@ test('a write that fails says where and leaves nothing', async () => {
     assert.ok(isDeltahopError(error, 'DELTAHOP_E_NOT_FOUND'), String(error));
     assert.match(error.message, /missing\/d\.json/);
   }
+});
+
+test('what a killed writer left is removed, and the file stays', async () => {
+  const directory = join(scratch, 'killed');
+  mkdirSync(directory);
+  const path = join(directory, 'e.json');
+  await writeJsonDurably(path, { count: 1 });
+  // Writes as fast as it can, until it is killed in one of them.
+  const script = `
+    import { writeJsonDurably } from ${JSON.stringify(new URL('../../../src/layers/durable-file.js', import.meta.url).href)};
+    for (;;) await writeJsonDurably(${JSON.stringify(path)}, { count: 2 });`;
+  while (readdirSync(directory).length === 1) {
+    const writer = spawn(process.execPath, ['--input-type=module', '--eval', script], { stdio: 'ignore' });
+    await new Promise((resolve) => setTimeout(resolve, 400));
+    const ended = once(writer, 'exit');
+    writer.kill('SIGKILL');
+    await ended;
+  }
+  await removeUnfinishedWrites(directory);
+  assert.equal(readdirSync(directory), ['e.json']);
+  assert.equal(await readJson(path, schema), { count: 2 });
 });
 
 test.run();

@@ -127,7 +127,10 @@ class Source {
     const driver: WorkloadDriver = {
       name: 'paper',
       capabilities: notHere,
-      validateSettings: notHere,
+      layerForm: 'tree',
+      arrangesEarly: false,
+      checkSettings: notHere,
+      foreign: notHere,
       create: notHere,
       start: notHere,
       probe: notHere,
@@ -386,6 +389,20 @@ test('a crash after the destination has given it back: it goes on here', async (
   await until(() => node.state === 'running');
   await until(() => node.journalled === 'aborted');
   assert.equal([node.record.ownership, node.record.epoch], ['owned', 6]);
+  await node.outgoing.close();
+});
+
+test('a crash after the destination has acknowledged: what the freeze left here is cleared', async () => {
+  const node = await source();
+  await node.outgoing.decide(id, await node.freeze());
+  await node.outgoing.complete(id, node.peer, () => {}, never);
+  // The driver clears it after the commit, and had not come to that.
+  node.barrier = { verdict: 'commit' };
+  await node.restart();
+  await node.outgoing.recoverHere();
+  assert.equal([node.barrier, node.state, node.record.ownership], [null, 'stopped', 'departed']);
+  node.outgoing.pursueAll();
+  await until(() => node.journalled === 'healthy');
   await node.outgoing.close();
 });
 

@@ -20,7 +20,7 @@ let nodes = 0;
 const base = `blake3:${'a'.repeat(64)}`;
 const app = `blake3:${'b'.repeat(64)}`;
 const id = '00000000-0000-4000-8000-000000000000';
-const layer = { name: 'x', parent: null, bytes: 1 };
+const layer = { form: 'tree', name: 'x', parent: null, bytes: 1 } as const;
 const offer: Offer = {
   migration: id,
   sourceName: 'edge-a',
@@ -53,6 +53,8 @@ class Destination {
   /** The local operation on the service. */
   operation: string | null = null;
   stagingFails = false;
+  /** Its driver can arrange a restore while all is still to change. */
+  arrangesEarly = false;
   /** No room for the record of ownership. */
   fullDisk = false;
   /** A transfer into a slot has come to its end. */
@@ -85,7 +87,9 @@ class Destination {
           remedy: 'use paper',
         },
       ],
-      validateSettings: () => {},
+      layerForm: 'tree',
+      arrangesEarly: this.arrangesEarly,
+      checkSettings: (_name, settings) => settings,
       create: async () => {},
       staging: async () => {
         if (this.stagingFails) throw new DeltahopError('DELTAHOP_E_IO', 'no staging');
@@ -96,6 +100,8 @@ class Destination {
               path: join(this.path, 'memory'),
               excludeXattrs: [],
               durable: false,
+              inPlace: false,
+              timesTell: true,
               recordPath: join(this.path, 'memory-record'),
               basis: null,
             },
@@ -285,6 +291,31 @@ test('a copy that is held early ends with its migration, however that ends', asy
     }
     assert.equal([node.state, node.journalled], ['stopped', 'aborted'], end);
   }
+});
+
+test('a driver that can arranges a restore after the first round, and it is used however often files come after it', async () => {
+  const early = async (): Promise<Destination> => {
+    const node = new Destination();
+    node.arrangesEarly = true;
+    await node.restart();
+    await node.incoming.offer(offer);
+    node.onTransfer('instance-memory');
+    await until(() => node.arrangements.length > 0);
+    return node;
+  };
+  const node = await early();
+  node.onTransfer('instance-memory');
+  await node.incoming.arrange(id);
+  await node.incoming.arrange(id);
+  assert.equal([node.arrangements, node.steps], [['open'], []], 'a round is no reason to restore');
+  node.onTransfer('instance-memory');
+  await until(() => node.steps.length > 0);
+  await node.incoming.prepare(id);
+  assert.equal([node.arrangements, node.steps, node.journalled], [['used'], ['restored'], 'prepared']);
+
+  const given = await early();
+  await given.incoming.abort(id);
+  assert.equal([given.arrangements, given.journalled], [['abandoned'], 'aborted']);
 });
 
 test('an early restore that fails is made again when it is asked for', async () => {

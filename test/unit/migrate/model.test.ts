@@ -60,6 +60,21 @@ for (const property of ['oneCopy', 'someCopy']) {
   }
 }
 
+for (const property of ['yields', 'someCopy']) {
+  check(`${property} holds with an operator who may be wrong`, () => {
+    const { errors, states, said } = search(property, ['MAX_FAULTS=2', 'RESOLVE']);
+    assert.is(errors, 0, said);
+    assert.ok(states > 5_000, `only ${states} states were looked at`);
+  });
+}
+
+for (const mistake of ['EPOCH', 'UNTOLD']) {
+  check(`BROKEN_${mistake} is found`, () => {
+    const { errors, said } = search('yields', ['MAX_FAULTS=2', 'RESOLVE', `BROKEN_${mistake}`]);
+    assert.is(errors, 1, said);
+  });
+}
+
 for (const [property, mistake] of [
   ['oneCopy', 'PROMOTE'],
   ['oneCopy', 'RESUME'],

@@ -41,4 +41,22 @@ test('a service that was started anew has lost its state', () => {
   assert.is(judged(['a1', 1], ['a1', 7], ['a2', 0], ['a2', 1]).length, 1);
 });
 
+function ran(...identities: string[]): string[] {
+  const judge = new RunJudge();
+  for (const identity of identities) judge.seeRun(identity);
+  return judge.takeViolations();
+}
+
+test('machines that are seen to run, one after the other', () => {
+  assert.equal(ran('a1', 'a1', 'b1', 'b1', 'a2'), []);
+});
+
+test('a machine that runs beside its successor', () => {
+  assert.is(ran('a1', 'b1', 'a1', 'b1').length, 2);
+});
+
+test('a machine that runs on after its successor has died', () => {
+  assert.is(ran('a1', 'b1', 'b1', 'a1').length, 1);
+});
+
 test.run();

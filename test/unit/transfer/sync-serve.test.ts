@@ -32,7 +32,8 @@ const plain: SyncOptions = {
   bytesPerSecond: null,
   silenceMs: null,
 };
-const { durable: _durable, ...openOptions } = plain;
+const { durable: _durable, ...asked } = plain;
+const openOptions = { ...asked, remember: null };
 
 /** A server of two modules over a scratch directory, and how to use it. */
 interface World {
@@ -108,6 +109,16 @@ function fill(path: string): void {
     { path: 'sparse', kind: 'sparse', seed: 6, bytes: 5000 },
   ]);
 }
+
+test('a sync that is done leaves no timer behind that would keep its process', () =>
+  withServer(async ({ port, here }) => {
+    fill(join(here, 'source'));
+    const timers = (): number => process.getActiveResourcesInfo().filter((name) => name === 'Timeout').length;
+    const before = timers();
+    await withPeer(port, { direction: 'send', localPath: join(here, 'source'), remotePath: '' });
+    await new Promise((resolve) => setImmediate(resolve));
+    assert.is(timers(), before);
+  }));
 
 test('push and pull give equal trees, and tell the changes', () =>
   withServer(async ({ port, files, here, events }) => {

@@ -62,6 +62,7 @@ const samples: Message[] = [
       verify: false,
       bytesPerSecond: 512000,
       silenceMs: 60000,
+      remember: '0123456789abcdef'.repeat(4),
     },
   },
   { type: 'opened', protocol: 1, ...identity, kind: null },

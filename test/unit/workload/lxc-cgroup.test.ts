@@ -5,7 +5,7 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { Cgroup, cgroupVersion, type Hierarchy, parseHierarchies } from '../../../src/workload/lxc/cgroup.js';
 import { overlayOptions, parseMounts } from '../../../src/workload/lxc/overlay.js';
-import { parseStat } from '../../../src/workload/lxc/process.js';
+import { parseStat } from '../../../src/workload/process.js';
 
 const cgroups = suite('cgroups');
 let root = '';

@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 
 /** What tells one process from a later one of the same number. */
 export interface ProcessIdentity {
@@ -52,6 +53,16 @@ export function killProcess(pid: number): void {
   } catch {
     // Gone in the meantime.
   }
+}
+
+/** Waits until a process has ended. @returns whether it has. */
+export async function waitGone(identity: ProcessIdentity, limitMs: number): Promise<boolean> {
+  const deadline = Date.now() + limitMs;
+  while (await isSameAlive(identity)) {
+    if (Date.now() > deadline) return false;
+    await sleep(20);
+  }
+  return true;
 }
 
 async function statOf(pid: number): Promise<ReturnType<typeof parseStat>> {

@@ -1,0 +1,483 @@
+#include "match/page_inquiry.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <utility>
+
+#include "hash/blake3.h"
+
+namespace deltahop {
+namespace {
+
+constexpr uint32_t kNone = UINT32_MAX;
+constexpr unsigned kPageShift = 12;
+constexpr unsigned kEighthShift = 9;
+constexpr unsigned kPartShift = 6;
+constexpr size_t kEighthBytes = 1 << kEighthShift;
+constexpr size_t kPartBytes = 1 << kPartShift;
+constexpr size_t kPagesPerSum = kSumSegmentBytes / kPageBytes;
+constexpr size_t kSumsPerSegment = kContentSegmentBytes / kSumSegmentBytes;
+// Where only one place is compared, a wrong guess is rare; but it costs another look at the whole file. Two bytes are
+// enough for what has few parts to compare: a quarter of a wrong guess at the most.
+constexpr unsigned kFewPartsSumBytes = 2;
+constexpr unsigned kPartsSumBytes = 3;
+constexpr uint64_t kFewPartsBytes = 1 << 20;
+// Bits of a page's sum above those that tell all pages apart.
+constexpr unsigned kSpareBits = 8;
+// Small windows first, so that what is not worth asking shows soon; then enough for a long way and a fast link.
+constexpr uint64_t kMaxWindowSegments = 16;
+constexpr size_t kMaxWindows = 8;
+// Settled segments of one window.
+constexpr uint64_t kMaxWindowSpan = 1024;
+// What must be found in a hundred looks, so that the sums cost less than what need not be sent, compressed as it would
+// be.
+constexpr uint64_t kEighthsForPair = 150;
+constexpr uint64_t kPartsForEighth = 300;
+constexpr uint64_t kSampleLooks = 512;
+constexpr uint64_t kOneInSkipped = 32;
+
+uint64_t mixed(uint64_t sum) {
+  return sum * 0x9E3779B97F4A7C15;
+}
+
+}  // namespace
+
+bool PageInquiry::Odds::isWorth(uint64_t inHundred, bool byDefault) {
+  if (looks < kSampleLooks) return byDefault || asks < kSampleLooks;
+  return found * 100 >= looks * inHundred || ++skipped % kOneInSkipped == 0;
+}
+
+// A sample is out, and not answered yet.
+bool PageInquiry::Odds::isUndecided() const {
+  return looks < kSampleLooks && asks >= kSampleLooks;
+}
+
+PageInquiry::PageInquiry(PageFile target, uint64_t basisBytes, bool exact, const Key& key, Buffers& buffers)
+    : target_(std::move(target)), basisBytes_(basisBytes), exact_(exact), key_(key), buffers_(buffers) {
+  const uint64_t oldSegments = (basisBytes + kSumSegmentBytes - 1) / kSumSegmentBytes;
+  awaited_.push_back({Awaited::Kind::kSegments, oldSegments * kMaxSumBytes, 0});
+}
+
+Status PageInquiry::takeSums(ByteSpan sums, const Progress& onProgress) {
+  while (!sums.empty()) {
+    if (awaited_.empty()) return Error{Code::kProtocol, "sums that nobody asked for", 0};
+    const size_t taken = std::min<uint64_t>(sums.size(), awaited_.front().bytes - sums_.size());
+    sums_.insert(sums_.end(), sums.begin(), sums.begin() + static_cast<ptrdiff_t>(taken));
+    sums = sums.subspan(taken);
+    if (sums_.size() < awaited_.front().bytes) return {};
+    const Awaited awaited = awaited_.front();
+    awaited_.pop_front();
+    DH_CHECK(answered(awaited, onProgress));
+    sums_.clear();
+  }
+  return {};
+}
+
+std::optional<SumQuery> PageInquiry::takeQuery() {
+  if (queries_.empty()) return std::nullopt;
+  SumQuery query = std::move(queries_.front());
+  queries_.pop_front();
+  return query;
+}
+
+void PageInquiry::ask(SumQuery query, Awaited::Kind kind, uint64_t window) {
+  awaited_.push_back({kind, query.answerBytes(), window});
+  queries_.push_back(std::move(query));
+}
+
+Status PageInquiry::answered(const Awaited& awaited, const Progress& onProgress) {
+  switch (awaited.kind) {
+    case Awaited::Kind::kSegments:
+      for (size_t at = 0; at < sums_.size(); at += kMaxSumBytes) {
+        oldSegments_.push_back(sumAt(sums_.data() + at, kMaxSumBytes));
+      }
+      DH_CHECK(survey(onProgress));
+      partSumBytes_ = openBytes_ <= kFewPartsBytes ? kFewPartsSumBytes : kPartsSumBytes;
+      if (askForPages()) return {};
+      indexed_ = true;
+      return openWindows();
+    case Awaited::Kind::kPages:
+      pageSums_ = std::exchange(sums_, {});
+      indexPages();
+      return openWindows();
+    case Awaited::Kind::kWindow: {
+      Window& window = windows_[awaited.window - firstWindow_];
+      if (window.stage == Window::Stage::kParts) return judgeParts(window);
+      DH_CHECK(judgeEighths(window, awaited.window));
+      return openWindows();
+    }
+  }
+  return {};
+}
+
+Result<std::span<uint8_t>> PageInquiry::readSegment(uint64_t segment) {
+  buffers_.segment.resize(kContentSegmentBytes);
+  const uint64_t offset = segment * kContentSegmentBytes;
+  const std::span<uint8_t> bytes(buffers_.segment.data(),
+                                 std::min<uint64_t>(kContentSegmentBytes, target_.bytes() - offset));
+  DH_TRY(const bool isHole, target_.readRange(offset, bytes));
+  if (!isHole) statistics_.readBytes += bytes.size();
+  return bytes;
+}
+
+// What is where it was, or zeros, needs no second look: it is hashed here.
+Status PageInquiry::survey(const Progress& onProgress) {
+  const uint64_t sums = (target_.bytes() + kSumSegmentBytes - 1) / kSumSegmentBytes;
+  equal_.resize(sums);
+  zero_.resize(sums);
+  settled_.resize(segments());
+  digests_.resize(segments());
+  for (uint64_t segment = 0; segment < segments(); ++segment) {
+    DH_CHECK(surveySegment(segment));
+    if (!onProgress(segment * kContentSegmentBytes / 2)) return Error{Code::kCancelled, "compare sums", 0};
+  }
+  return {};
+}
+
+Status PageInquiry::surveySegment(uint64_t segment) {
+  const uint64_t offset = segment * kContentSegmentBytes;
+  const uint64_t first = segment * kSumsPerSegment;
+  DH_TRY(const Extent extent, target_.extentAt(offset));
+  if (extent.isHole && extent.end() >= offset + kContentSegmentBytes) {
+    for (size_t i = 0; i < kSumsPerSegment; ++i) zero_[first + i] = true;
+    settled_[segment] = true;
+    digests_[segment] = zeroSegmentDigest();
+    return {};
+  }
+  DH_TRY(const ByteSpan bytes, readSegment(segment));
+  bool settled = bytes.size() == kContentSegmentBytes;
+  for (size_t at = 0; at < bytes.size(); at += kSumSegmentBytes) {
+    const uint64_t number = (offset + at) / kSumSegmentBytes;
+    const ByteSpan part = bytes.subspan(at, std::min<size_t>(kSumSegmentBytes, bytes.size() - at));
+    const uint64_t begin = offset + at;
+    zero_[number] = isZero(part);
+    if (!zero_[number] && begin < basisBytes_ &&
+        std::min<uint64_t>(kSumSegmentBytes, basisBytes_ - begin) == part.size()) {
+      uint64_t sum = 0;
+      blake3KeyedBlocks(key_, part.data(), part.size(), 1, &sum);
+      equal_[number] = sum == oldSegments_[number];
+    }
+    if (!equal_[number] && !zero_[number]) {
+      settled = false;
+      openBytes_ += part.size();
+    }
+  }
+  settled_[segment] = settled;
+  if (settled) digests_[segment] = blake3(bytes);
+  return {};
+}
+
+// For the pages of the basis that may have gone elsewhere; false if there is nothing that could be found there.
+bool PageInquiry::askForPages() {
+  if (openBytes_ < kPageBytes) return false;
+  uint64_t zeroSum = 0;
+  const Bytes zeros(kSumSegmentBytes);
+  blake3KeyedBlocks(key_, zeros.data(), zeros.size(), 1, &zeroSum);
+  SumQuery query{kPageShift, 0, {}};
+  sumsOfSegment_.assign(oldSegments_.size(), kNone);
+  for (uint64_t segment = 0; segment < oldSegments_.size(); ++segment) {
+    const uint64_t firstPage = segment * kPagesPerSum;
+    if (oldSegments_[segment] == zeroSum || (segment < equal_.size() && equal_[segment]) || firstPage >= oldPages()) {
+      continue;
+    }
+    sumsOfSegment_[segment] = static_cast<uint32_t>(summedSegments_.size());
+    summedSegments_.push_back(static_cast<uint32_t>(segment));
+    query.add(firstPage, std::min<uint64_t>(kPagesPerSum, oldPages() - firstPage));
+  }
+  if (query.runs.empty()) return false;
+  const auto bits =
+      static_cast<unsigned>(std::bit_width(query.blocks()) + std::bit_width(openBytes_ / kPageBytes)) + kSpareBits;
+  pageSumBytes_ = exact_ ? kMaxSumBytes : std::clamp<unsigned>((bits + 7) / 8, kMinSumBytes, kMaxSumBytes);
+  query.sumBytes = pageSumBytes_;
+  ask(std::move(query), Awaited::Kind::kPages, 0);
+  return true;
+}
+
+void PageInquiry::indexPages() {
+  indexed_ = true;
+  const uint64_t pages = pageSums_.size() / pageSumBytes_;
+  used_.resize(oldPages());
+  index_ = PageIndex(pages);
+  uint64_t zeroSum = 0;
+  const std::array<uint8_t, kPageBytes> zeros{};
+  blake3KeyedBlocks(key_, zeros.data(), zeros.size(), 1, &zeroSum);
+  for (uint64_t i = 0; i < pages; ++i) {
+    const uint64_t sum = sumAt(pageSums_.data() + i * pageSumBytes_, pageSumBytes_);
+    if (sum == firstBytes(zeroSum, pageSumBytes_)) continue;
+    index_.add(mixed(sum), static_cast<uint32_t>(summedSegments_[i / kPagesPerSum] * kPagesPerSum + i % kPagesPerSum));
+  }
+}
+
+Status PageInquiry::openWindows() {
+  while (windows_.size() < kMaxWindows && nextSegment_ < segments() && !pairs_.isUndecided()) {
+    windowSegments_ = std::clamp<uint64_t>(2 * windowSegments_, 1, kMaxWindowSegments);
+    const uint64_t number = firstWindow_ + windows_.size();
+    Window& window = windows_.emplace_back();
+    window.begin = nextSegment_;
+    uint64_t open = 0;
+    while (nextSegment_ < segments() && open < windowSegments_ && nextSegment_ - window.begin < kMaxWindowSpan) {
+      if (!settled_[nextSegment_++]) ++open;
+    }
+    window.end = nextSegment_;
+    DH_CHECK(classify(window));
+    if (window.asked.empty()) continue;
+    SumQuery query{kEighthShift, partSumBytes_, {}};
+    for (const uint32_t at : window.asked) query.add(uint64_t{window.pages[at].old} * 8, 8);
+    window.stage = Window::Stage::kEighths;
+    ask(std::move(query), Awaited::Kind::kWindow, number);
+  }
+  return {};
+}
+
+Status PageInquiry::classify(Window& window) {
+  const int64_t shiftBefore = shift_;
+  for (uint64_t segment = window.begin; segment < window.end; ++segment) {
+    if (settled_[segment]) {
+      shift_ = 0;
+    } else {
+      DH_CHECK(classifySegment(window, segment));
+    }
+  }
+  if (!exact_ && !summedSegments_.empty()) pair(window, shiftBefore);
+  return {};
+}
+
+Status PageInquiry::classifySegment(Window& window, uint64_t segment) {
+  DH_TRY(const ByteSpan bytes, readSegment(segment));
+  const uint64_t offset = segment * kContentSegmentBytes;
+  const size_t pages = bytes.size() / kPageBytes;
+  buffers_.hashes.resize(pages);
+  blake3KeyedBlocks(key_, bytes.data(), kPageBytes, pages, buffers_.hashes.data());
+  for (size_t at = 0; at < bytes.size(); at += kSumSegmentBytes) {
+    const uint64_t number = (offset + at) / kSumSegmentBytes;
+    const ByteSpan part = bytes.subspan(at, std::min<size_t>(kSumSegmentBytes, bytes.size() - at));
+    bool equal = equal_[number];
+    if (equal) {  // unless it was written since
+      uint64_t sum = 0;
+      blake3KeyedBlocks(key_, part.data(), part.size(), 1, &sum);
+      equal = sum == oldSegments_[number];
+    }
+    const size_t rest = part.size() % kPageBytes;
+    if (equal && rest > 0) blake3KeyedBlocks(key_, part.data() + part.size() - rest, rest, 1, &window.rest.emplace());
+    for (size_t i = at / kPageBytes; i < (at + part.size()) / kPageBytes; ++i) {
+      Page& page = window.pages.emplace_back();
+      page.number = static_cast<uint32_t>(offset / kPageBytes + i);
+      page.sum = buffers_.hashes[i];
+      if (equal) {
+        page.kind = Page::Kind::kSame;
+        page.old = page.number;
+      } else if (isZero(bytes.subspan(i * kPageBytes, kPageBytes))) {
+        page.kind = Page::Kind::kZero;
+      } else {
+        findPage(page);
+      }
+      if (page.kind == Page::Kind::kSame) shift_ = int64_t{page.old} - int64_t{page.number};
+    }
+  }
+  return {};
+}
+
+bool PageInquiry::isOldPage(uint64_t old, uint64_t sum) const {
+  if (old >= oldPages() || sumsOfSegment_.empty()) return false;
+  const uint32_t place = sumsOfSegment_[old / kPagesPerSum];
+  if (place == kNone) return false;
+  const uint64_t at = uint64_t{place} * kPagesPerSum + old % kPagesPerSum;
+  return sumAt(pageSums_.data() + at * pageSumBytes_, pageSumBytes_) == firstBytes(sum, pageSumBytes_);
+}
+
+// Where it was, after the one before, or anywhere.
+void PageInquiry::findPage(Page& page) {
+  uint64_t old = page.number;
+  if (!isOldPage(old, page.sum)) old = static_cast<uint64_t>(int64_t{page.number} + shift_);
+  if (!isOldPage(old, page.sum)) old = index_.find(mixed(firstBytes(page.sum, pageSumBytes_)));
+  if (!isOldPage(old, page.sum)) return;
+  page.kind = Page::Kind::kSame;
+  page.old = static_cast<uint32_t>(old);
+  used_[old] = true;
+}
+
+// A page of the basis that may well have become another.
+bool PageInquiry::isFree(int64_t old) const {
+  if (old < 0 || static_cast<uint64_t>(old) >= oldPages()) return false;
+  return !used_[static_cast<uint64_t>(old)] && sumsOfSegment_[static_cast<uint64_t>(old) / kPagesPerSum] != kNone;
+}
+
+// What was not found is taken for the later self of the page that its neighbours' shifts lead to.
+void PageInquiry::pair(Window& window, int64_t shiftBefore) {
+  std::vector<Page>& pages = window.pages;
+  std::vector<int64_t> shiftAfter(pages.size());
+  int64_t shift = shift_;
+  for (size_t i = pages.size(); i-- > 0;) {
+    if (i + 1 < pages.size() && pages[i + 1].number != pages[i].number + 1) shift = 0;
+    if (pages[i].kind == Page::Kind::kSame) shift = int64_t{pages[i].old} - int64_t{pages[i].number};
+    shiftAfter[i] = shift;
+  }
+  shift = shiftBefore;
+  for (size_t i = 0; i < pages.size(); ++i) {
+    Page& page = pages[i];
+    if (i > 0 && pages[i - 1].number + 1 != page.number) shift = 0;
+    if (page.kind == Page::Kind::kSame) shift = int64_t{page.old} - int64_t{page.number};
+    if (page.kind != Page::Kind::kFresh) continue;
+    for (const int64_t candidate : {shift, shiftAfter[i], int64_t{0}}) {
+      const int64_t old = int64_t{page.number} + candidate;
+      if (!isFree(old)) continue;
+      if (!pairs_.isWorth(kEighthsForPair, true)) break;
+      ++pairs_.asks;
+      page.kind = Page::Kind::kPaired;
+      page.old = static_cast<uint32_t>(old);
+      page.open = 0xff;
+      window.asked.push_back(static_cast<uint32_t>(i));
+      break;
+    }
+  }
+}
+
+Status PageInquiry::judgeEighths(Window& window, uint64_t number) {
+  std::vector<uint32_t> asked;
+  SumQuery query{kPartShift, partSumBytes_, {}};
+  std::array<uint8_t, kPageBytes> bytes;
+  std::array<uint64_t, 8> hashes;
+  const uint8_t* sums = sums_.data();
+  for (const uint32_t at : window.asked) {
+    Page& page = window.pages[at];
+    DH_TRY(const bool isHole, target_.readRange(uint64_t{page.number} * kPageBytes, bytes));
+    if (!isHole) statistics_.readBytes += kPageBytes;
+    blake3KeyedBlocks(key_, bytes.data(), kEighthBytes, 8, hashes.data());
+    page.open = 0;
+    for (unsigned i = 0; i < 8; ++i, sums += partSumBytes_) {
+      if (sumAt(sums, partSumBytes_) == firstBytes(hashes[i], partSumBytes_)) {
+        page.equal |= uint64_t{0xff} << (8 * i);
+      } else {
+        page.open = static_cast<uint8_t>(page.open | 1u << i);
+      }
+    }
+    ++pairs_.looks;
+    pairs_.found += static_cast<uint64_t>(8 - std::popcount(page.open));
+    // It is not the old page, so one of these is not what it seems.
+    if (page.open == 0) page.kind = Page::Kind::kFresh;
+    if (page.kind == Page::Kind::kFresh) continue;
+    const bool isStranger = page.open == 0xff;
+    Odds& odds = isStranger ? partsOfStrangers_ : parts_;
+    if (!odds.isWorth(kPartsForEighth, !isStranger)) continue;
+    odds.asks += static_cast<uint64_t>(std::popcount(page.open));
+    asked.push_back(at);
+    for (unsigned i = 0; i < 8; ++i) {
+      if ((page.open >> i & 1) != 0) query.add((uint64_t{page.old} * 8 + i) * 8, 8);
+    }
+  }
+  window.asked = std::move(asked);
+  window.stage = window.asked.empty() ? Window::Stage::kReady : Window::Stage::kParts;
+  if (!window.asked.empty()) ask(std::move(query), Awaited::Kind::kWindow, number);
+  return {};
+}
+
+Status PageInquiry::judgeParts(Window& window) {
+  std::array<uint8_t, kPageBytes> bytes;
+  std::array<uint64_t, 8> hashes;
+  const uint8_t* sums = sums_.data();
+  for (const uint32_t at : window.asked) {
+    Page& page = window.pages[at];
+    DH_TRY(const bool isHole, target_.readRange(uint64_t{page.number} * kPageBytes, bytes));
+    if (!isHole) statistics_.readBytes += kPageBytes;
+    Odds& odds = page.open == 0xff ? partsOfStrangers_ : parts_;
+    for (unsigned eighth = 0; eighth < 8; ++eighth) {
+      if ((page.open >> eighth & 1) == 0) continue;
+      blake3KeyedBlocks(key_, bytes.data() + eighth * kEighthBytes, kPartBytes, 8, hashes.data());
+      uint64_t equal = 0;
+      for (unsigned i = 0; i < 8; ++i, sums += partSumBytes_) {
+        if (sumAt(sums, partSumBytes_) == firstBytes(hashes[i], partSumBytes_)) equal |= uint64_t{1} << i;
+      }
+      ++odds.looks;
+      odds.found += static_cast<uint64_t>(std::popcount(equal));
+      if (equal != 0xff) page.equal |= equal << (8 * eighth);
+    }
+  }
+  window.asked.clear();
+  window.stage = Window::Stage::kReady;
+  return {};
+}
+
+Status PageInquiry::tell(DeltaSink& sink, const Progress& onProgress) {
+  while (!windows_.empty() && windows_.front().stage == Window::Stage::kReady) {
+    DH_CHECK(tellWindow(windows_.front(), sink));
+    if (!onProgress(target_.bytes() / 2 + windows_.front().end * kContentSegmentBytes / 2)) {
+      return Error{Code::kCancelled, "send pages", 0};
+    }
+    windows_.pop_front();
+    ++firstWindow_;
+    DH_CHECK(openWindows());
+  }
+  return {};
+}
+
+Status PageInquiry::tellWindow(const Window& window, DeltaSink& sink) {
+  size_t at = 0;
+  for (uint64_t segment = window.begin; segment < window.end; ++segment) {
+    if (settled_[segment]) {
+      DH_CHECK(tellSettled(segment, sink));
+      continue;
+    }
+    DH_TRY(const ByteSpan bytes, readSegment(segment));
+    hasher_.update(bytes);
+    const size_t pages = bytes.size() / kPageBytes;
+    buffers_.hashes.resize(pages);
+    blake3KeyedBlocks(key_, bytes.data(), kPageBytes, pages, buffers_.hashes.data());
+    for (size_t i = 0; i < pages; ++i) {
+      DH_CHECK(tellPage(window.pages[at + i], bytes.data() + i * kPageBytes, buffers_.hashes[i], sink));
+    }
+    at += pages;
+    const ByteSpan rest = bytes.subspan(pages * kPageBytes);
+    if (rest.empty()) continue;
+    uint64_t sum = 0;
+    blake3KeyedBlocks(key_, rest.data(), rest.size(), 1, &sum);
+    if (window.rest == sum) {
+      statistics_.matchedBytes += rest.size();
+      DH_CHECK(sink.copy(segment * kContentSegmentBytes + pages * kPageBytes, rest.size()));
+    } else {
+      DH_CHECK(sink.literal(rest));
+    }
+  }
+  return {};
+}
+
+Status PageInquiry::tellSettled(uint64_t segment, DeltaSink& sink) {
+  hasher_.updateSegment(digests_[segment]);
+  for (size_t i = 0; i < kSumsPerSegment; ++i) {
+    const uint64_t number = segment * kSumsPerSegment + i;
+    if (zero_[number]) {
+      statistics_.zeroBytes += kSumSegmentBytes;
+      DH_CHECK(sink.zeros(kSumSegmentBytes));
+    } else {
+      statistics_.matchedBytes += kSumSegmentBytes;
+      DH_CHECK(sink.copy(number * kSumSegmentBytes, kSumSegmentBytes));
+    }
+  }
+  return {};
+}
+
+Status PageInquiry::tellPage(const Page& page, const uint8_t* bytes, uint64_t sum, DeltaSink& sink) {
+  const ByteSpan content(bytes, kPageBytes);
+  const uint64_t old = uint64_t{page.old} * kPageBytes;
+  if (isZero(content)) {
+    statistics_.zeroBytes += kPageBytes;
+    return sink.zeros(kPageBytes);
+  }
+  if (sum == page.sum && page.kind == Page::Kind::kSame) {
+    statistics_.matchedBytes += kPageBytes;
+    return sink.copy(old, kPageBytes);
+  }
+  if (sum != page.sum || page.kind != Page::Kind::kPaired) return sink.literal(content);
+  for (unsigned i = 0; i < 64;) {
+    const bool equal = (page.equal >> i & 1) != 0;
+    unsigned end = i + 1;
+    while (end < 64 && ((page.equal >> end & 1) != 0) == equal) ++end;
+    const size_t length = (end - i) * kPartBytes;
+    if (equal) statistics_.matchedBytes += length;
+    DH_CHECK(equal ? sink.copy(old + i * kPartBytes, length) : sink.literal(content.subspan(i * kPartBytes, length)));
+    i = end;
+  }
+  return {};
+}
+
+}  // namespace deltahop

@@ -1,0 +1,158 @@
+// The matcher of page-structured files whose basis lies elsewhere: asks for sums of it, coarse to fine, and tells what
+// of the target need not be sent. FORMATS.md section 9.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/bytes.h"
+#include "base/result.h"
+#include "hash/content_digest.h"
+#include "io/page_file.h"
+#include "match/matcher.h"
+#include "match/page_index.h"
+#include "signature/page_sums.h"
+
+namespace deltahop {
+
+struct InquiryStatistics {
+  uint64_t readBytes = 0;  // of the target, all passes
+  uint64_t matchedBytes = 0;
+  uint64_t zeroBytes = 0;
+};
+
+/// One target. Memory: 8 bytes for each 256 KiB of both files, up to 8 + 21 bytes for each page of the basis of which
+/// the 256 KiB are not where they were, and 1 MiB for the windows that are being asked about.
+class PageInquiry {
+ public:
+  /// What is read of the target at a time; may be shared by inquiries of one thread.
+  struct Buffers {
+    Bytes segment;
+    std::vector<uint64_t> hashes;
+  };
+  /// Told the bytes of the target that are done; false ends with kCancelled.
+  using Progress = std::function<bool(uint64_t)>;
+
+  /// `exact`: what is found must be the same (a result that was wrong is repaired): sums of full length, none of parts.
+  /// All that is referred to must outlive the inquiry.
+  PageInquiry(PageFile target, uint64_t basisBytes, bool exact, const Key& key, Buffers& buffers);
+
+  /// Sums, as they come: first those of all segments, then the answers to the queries in their order. kProtocol for
+  /// more than was asked.
+  Status takeSums(ByteSpan sums, const Progress& onProgress);
+  /// The next query to be sent, if there is one.
+  std::optional<SumQuery> takeQuery();
+  /// Tells the sink what is known; only the bytes told so far are in the digest. kChanged if the target shrank.
+  Status tell(DeltaSink& sink, const Progress& onProgress);
+  bool allTold() const { return indexed_ && nextSegment_ == segments() && windows_.empty(); }
+  /// Of exactly what was told, even if the target is written meanwhile. Call once, when all is told.
+  Digest digest() { return hasher_.finish(); }
+  uint64_t bytes() const { return target_.bytes(); }
+  const InquiryStatistics& statistics() const { return statistics_; }
+
+ private:
+  // What is known of one page of the target that is not in a settled segment.
+  struct Page {
+    enum class Kind : uint8_t { kFresh, kZero, kSame, kPaired };
+    Kind kind = Kind::kFresh;
+    uint8_t open = 0;  // which eighths are not the old page's, or not known to be
+    uint32_t number = 0;
+    uint32_t old = 0;    // number of the page of the basis
+    uint64_t sum = 0;    // of the page as it was looked at: one that is another when it is told is sent
+    uint64_t equal = 0;  // which 64ths are the old page's
+  };
+  // Pages that are asked about together.
+  struct Window {
+    enum class Stage : uint8_t { kEighths, kParts, kReady };
+    Stage stage = Stage::kReady;
+    uint64_t begin = 0;  // content segments
+    uint64_t end = 0;
+    std::vector<Page> pages;  // of the segments that are not settled
+    std::vector<uint32_t> asked;
+    std::optional<uint64_t> rest;  // sum of what is no whole page, if it is where it was
+  };
+  // An answer that is awaited.
+  struct Awaited {
+    enum class Kind : uint8_t { kSegments, kPages, kWindow };
+    Kind kind = Kind::kSegments;
+    uint64_t bytes = 0;
+    uint64_t window = 0;  // its number
+  };
+  // How often a finer look was worth it.
+  struct Odds {
+    uint64_t asks = 0;
+    uint64_t looks = 0;  // asks that were answered
+    uint64_t found = 0;
+    uint64_t skipped = 0;
+    // Whether one more is likely to find this many, in a hundred looks; while that is not known, a sample is tried, and
+    // what is more, `byDefault`. What is not worth it is tried again now and then.
+    bool isWorth(uint64_t inHundred, bool byDefault);
+    bool isUndecided() const;
+  };
+
+  uint64_t segments() const { return (target_.bytes() + kContentSegmentBytes - 1) / kContentSegmentBytes; }
+  uint64_t oldPages() const { return basisBytes_ / kPageBytes; }
+  Status answered(const Awaited& awaited, const Progress& onProgress);
+  Status survey(const Progress& onProgress);
+  Status surveySegment(uint64_t segment);
+  bool askForPages();
+  void indexPages();
+  Status openWindows();
+  Status classify(Window& window);
+  Status classifySegment(Window& window, uint64_t segment);
+  void findPage(Page& page);
+  bool isOldPage(uint64_t old, uint64_t sum) const;
+  bool isFree(int64_t old) const;
+  void pair(Window& window, int64_t shiftBefore);
+  Status judgeEighths(Window& window, uint64_t number);
+  Status judgeParts(Window& window);
+  void ask(SumQuery query, Awaited::Kind kind, uint64_t window);
+  Result<std::span<uint8_t>> readSegment(uint64_t segment);
+  Status tellWindow(const Window& window, DeltaSink& sink);
+  Status tellSettled(uint64_t segment, DeltaSink& sink);
+  Status tellPage(const Page& page, const uint8_t* bytes, uint64_t sum, DeltaSink& sink);
+
+  PageFile target_;
+  const uint64_t basisBytes_;
+  const bool exact_;
+  const Key& key_;
+  Buffers& buffers_;
+
+  std::deque<Awaited> awaited_;
+  std::deque<SumQuery> queries_;
+  Bytes sums_;  // of the first that is awaited
+
+  std::vector<uint64_t> oldSegments_;  // their sums
+  std::vector<bool> equal_;            // segments of the target that are where they were
+  std::vector<bool> zero_;             // or all zeros
+  std::vector<bool> settled_;          // content segments that consist of those
+  std::vector<Digest> digests_;        // of the settled ones
+  uint64_t openBytes_ = 0;             // of segments that are neither
+
+  bool indexed_ = false;
+  unsigned pageSumBytes_ = kMaxSumBytes;
+  unsigned partSumBytes_ = kMaxSumBytes;  // of eighths and 64ths
+  Bytes pageSums_;                        // of the pages of the basis that may have moved
+  std::vector<uint32_t> summedSegments_;  // in which segments of the basis they lie
+  std::vector<uint32_t> sumsOfSegment_;   // by segment: its place in there
+  PageIndex index_;
+  std::vector<bool> used_;  // pages of the basis that were found
+
+  std::deque<Window> windows_;
+  uint64_t firstWindow_ = 0;  // number of the first of them
+  uint64_t nextSegment_ = 0;  // of the content, in no window yet
+  uint64_t windowSegments_ = 0;
+  int64_t shift_ = 0;  // old page minus target page of the last one found
+  Odds pairs_;
+  Odds parts_;
+  Odds partsOfStrangers_;
+  ContentHasher hasher_;
+  InquiryStatistics statistics_;
+};
+
+}  // namespace deltahop
