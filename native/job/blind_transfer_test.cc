@@ -5,10 +5,8 @@
 #include "base/test_support.h"
 #include "io/page_file.h"
 #include "job/offers.h"
-#include "job/transfer_message.h"
 #include "job/transfer_test_support.h"
 #include "tree/tree_test_support.h"
-#include "wire/frame.h"
 
 namespace deltahop {
 namespace {
@@ -48,19 +46,6 @@ struct BlindFixture {
   std::string from;
   std::string to;
 };
-
-// Calls `onMessage` for every message that goes by. Buffers hold whole ones.
-std::function<void(uint64_t, Bytes&)> watch(std::function<void(Message, std::span<uint8_t>)> onMessage) {
-  return [onMessage = std::move(onMessage)](uint64_t, Bytes& bytes) {
-    for (size_t at = 0; at + kFrameHeaderBytes <= bytes.size();) {
-      uint32_t length = 0;
-      std::memcpy(&length, bytes.data() + at, sizeof length);
-      REQUIRE(at + kFrameHeaderBytes + length <= bytes.size());
-      onMessage(static_cast<Message>(bytes[at + 4]), std::span(bytes).subspan(at + kFrameHeaderBytes, length));
-      at += kFrameHeaderBytes + length;
-    }
-  };
-}
 
 TEST_CASE_FIXTURE(BlindFixture, "changed words of an image cost little more than themselves") {
   for (const bool inPlace : {false, true}) {

@@ -412,6 +412,7 @@ Status FileReceiver::onGone(ByteSpan payload) {
 Status FileReceiver::onSame(ByteSpan payload) {
   if (incoming_ != nullptr) return Error{Code::kProtocol, "a file inside another", 0};
   DH_TRY(const SameFiles same, readSame(payload, tree_.wanted.size(), version_ >= kDiffersVersion));
+  if (unasked_) return onSameAsOld(same);
   std::vector<BasisChoice> choices;
   Blake3 digests;
   for (const uint32_t index : same.indexes) {
@@ -423,6 +424,24 @@ Status FileReceiver::onSame(ByteSpan payload) {
   const bool wrong = same.digests.has_value() && digests.finish() != *same.digests;
   for (size_t i = 0; i < choices.size(); ++i) {
     DH_CHECK(wrong ? book_.differs(same.indexes[i]) : makeSame(same.indexes[i], choices[i]));
+  }
+  return {};
+}
+
+// The files are what the basis, which is what lies here, has at their paths. Those that stay open are asked for.
+Status FileReceiver::onSameAsOld(const SameFiles& same) {
+  Blake3 digests;
+  for (const uint32_t index : same.indexes) {
+    const uint32_t own = tree_.plan.partners[index];
+    const Digest* digest = own != kNoEntry && tree_.own.isRegular(own) ? tree_.own.digest(own) : nullptr;
+    if (digest == nullptr) return Error{Code::kProtocol, "the same as nothing", 0};
+    digests.update(*digest);
+  }
+  if (!same.digests.has_value() || digests.finish() != *same.digests) return {};
+  for (const uint32_t index : same.indexes) {
+    const uint32_t own = tree_.plan.partners[index];
+    const bool wanted = book_.choiceOf(index).ok() && tree_.own.fileBytes(own) == tree_.wanted.fileBytes(index);
+    if (wanted) DH_CHECK(keepAtPath(index, own, *tree_.own.digest(own)));
   }
   return {};
 }
@@ -442,19 +461,23 @@ Status FileReceiver::makeSame(uint32_t index, const BasisChoice& choice) {
     if (!incoming_->basisChanged) DH_CHECK(applied(0, incoming_->patcher->copyAll(), true));
     return end(0, choice.bytes, choice.digest);
   }
+  DH_TRY(const bool kept, keepAtPath(index, choice.offered, choice.digest));
+  return kept ? Status() : book_.differs(index);
+}
+
+// False if the file has been written since it was looked at, or is gone.
+Result<bool> FileReceiver::keepAtPath(uint32_t index, uint32_t own, const Digest& digest) {
   DH_TRY(const Directory* parent, tree_.wantedParents->parentOf(index));
   const auto file = parent->openRegular(std::string(tree_.wanted.name(index)));
   const auto status = file.ok() ? file.value().stat() : Result<struct stat>(file.error());
-  // Written since, or gone.
-  if (!status.ok() || !mayStay(tree_, choice.offered, status.value())) return book_.differs(index);
-  const std::string path = tree_.wanted.path(index);
-  DH_CHECK(applyMetadata(file.value().fd(), metadataFor(index, 0), path, notes_));
-  DH_TRY(const BasisChoice done, book_.take(index));
-  if (options_.recordPath.has_value()) digests_[index] = done.digest;
-  matchedBytes_ += done.bytes;
-  doneBytes_ += done.bytes;
+  if (!status.ok() || !mayStay(tree_, own, status.value())) return false;
+  DH_CHECK(applyMetadata(file.value().fd(), metadataFor(index, 0), tree_.wanted.path(index), notes_));
+  DH_CHECK(book_.take(index));
+  if (options_.recordPath.has_value()) digests_[index] = digest;
+  matchedBytes_ += tree_.own.fileBytes(own);
+  doneBytes_ += tree_.own.fileBytes(own);
   countFile();
-  return {};
+  return true;
 }
 
 Metadata FileReceiver::metadataFor(uint32_t index, uint8_t flags) const {

@@ -14,6 +14,7 @@
 #include "codec/patcher.h"
 #include "codec/section.h"
 #include "io/basis.h"
+#include "job/offers.h"
 #include "job/receive_job.h"
 #include "job/request_book.h"
 #include "job/transfer_job.h"
@@ -82,7 +83,9 @@ class FileReceiver {
   Status onGone(ByteSpan payload);
   Status onSame(ByteSpan payload);
   Status onDiffers(ByteSpan payload);
+  Status onSameAsOld(const SameFiles& same);
   Status makeSame(uint32_t index, const BasisChoice& choice);
+  Result<bool> keepAtPath(uint32_t index, uint32_t own, const Digest& digest);
   Status end(uint8_t flags, uint64_t size, const Digest& expected);
   Status onPages(ByteSpan payload);
   Status onPart(ByteSpan payload);

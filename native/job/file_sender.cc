@@ -125,12 +125,22 @@ Status FileSender::answerOffer(uint32_t index, ByteSpan offered, const Key& key)
     return differs_.bytes() >= kMaxListBytes ? flushDiffers() : Status();
   }
   // What was read is what was offered, whatever becomes of the file now.
+  return sendSame(index, digest.value());
+}
+
+Status FileSender::sendSame(uint32_t index, const Digest& digest) {
   if (!same_.takes(index)) DH_CHECK(flushSame());
   same_.add(index);
-  sameDigests_.update(digest.value());
-  if (!sent_[index]) matchedBytes_ += source.bytes();
-  sentFile(index, false, digest.value());
+  sameDigests_.update(digest);
+  if (!sent_[index]) matchedBytes_ += around_.tree.fileBytes(index);
+  sentFile(index, false, digest);
   return same_.bytes() >= kMaxListBytes ? flushSame() : Status();
+}
+
+void FileSender::forget() {
+  batch_.clear();
+  (void)same_.take();
+  sameDigests_ = Blake3();
 }
 
 Result<Digest> FileSender::digestOf(const Source& source) {

@@ -51,6 +51,10 @@ class FileSender {
   Status sendDelta(uint32_t index, const Signature& signature);
   /// A file of which the receiver has one with this keyed digest: that it is the same or not, or all of it.
   Status answerOffer(uint32_t index, ByteSpan offered, const Key& key);
+  /// True if the receiver is known to understand that a file is the same as that of a shared basis.
+  bool maySaySame() const { return version_ >= kSharedSameVersion; }
+  /// That a file is what the receiver has: this is the digest of that. These are gathered as small ones are.
+  Status sendSame(uint32_t index, const Digest& digest);
   /// Sends the small files gathered so far.
   Status flush();
   /// The version of the transfer, once it is known; the receiver may not have read what was sent before.
@@ -63,7 +67,7 @@ class FileSender {
   /// The stream that their literals go into; null while it is not known that the receiver can read one.
   LiteralStreamWriter* stream();
   /// Forgets them instead: nobody wants them in this way.
-  void forget() { batch_.clear(); }
+  void forget();
   /// Adds its figures.
   void addTo(std::map<std::string, double>& statistics) const;
   /// Content digests of the files that were sent as they are, if a record will be written.
@@ -73,6 +77,8 @@ class FileSender {
 
   /// Vanished or replaced files are an answer, not an error, where the tree is alive.
   Result<Source> open(uint32_t index);
+  /// Of all of an open file; kChanged if it became shorter.
+  Result<Digest> digestOf(const Source& source);
   /// To be called after the file was read.
   Status checkUnchanged(uint32_t index, Source& source);
   Status sendGone(uint32_t index, const char* why);
@@ -91,7 +97,6 @@ class FileSender {
   uint64_t doneFiles() const { return filesSent_; }
 
  private:
-  Result<Digest> digestOf(const Source& source);
   Status flushSame();
   Status flushDiffers();
 

@@ -33,6 +33,10 @@ SharedSender::SharedSender(const FileSender::Surroundings& around, FileSender& f
       plan_(planTree(basis.tree, around.tree, around.options.verify)),
       moved_(basis.tree, around.tree),
       sections_(around.options.zstdLevel) {
+  linked_.assign(basis.tree.size(), false);
+  for (uint32_t index = 0; index < basis.tree.size(); ++index) {
+    if (basis.tree.isFollower(index)) linked_[index] = linked_[basis.tree.entry(index).leader] = true;
+  }
   auto root = Directory::openRoot(basisPath);
   if (!root.ok()) return;
   basisRoot_ = std::move(root).value();
@@ -109,6 +113,11 @@ Result<File> SharedSender::openOld(uint32_t partner) {
 Result<SharedSender::Outcome> SharedSender::sendFile(uint32_t index) {
   const uint32_t partner = plan_.partners[index];
   const bool hasOld = partner != kNoEntry && basis_.tree.isRegular(partner) && basis_.tree.fileBytes(partner) > 0;
+  FileSender::Source source;
+  if (hasOld && maySame(index, partner)) {
+    DH_TRY(const bool sent, sendSame(index, partner, source));
+    if (sent) return Outcome::kSent;
+  }
   File old;
   if (hasOld) {
     auto opened = openOld(partner);
@@ -118,8 +127,10 @@ Result<SharedSender::Outcome> SharedSender::sendFile(uint32_t index) {
   }
   // Moved or copied there, most likely: the receiver will find it and offer it when it asks.
   if (!hasOld && around_.tree.fileBytes(index) > 0 && moved_.find(index) != kNoEntry) return Outcome::kSent;
-  DH_TRY(FileSender::Source source, files_.open(index));
-  if (!source.file.isOpen()) return Outcome::kSent;
+  if (!source.file.isOpen()) {
+    DH_TRY(source, files_.open(index));
+    if (!source.file.isOpen()) return Outcome::kSent;
+  }
   const uint64_t bytes = source.bytes();
   const uint64_t oldBytes = hasOld ? basis_.tree.fileBytes(partner) : 0;
   if (!hasOld || bytes == 0) {
@@ -139,6 +150,36 @@ Result<SharedSender::Outcome> SharedSender::sendFile(uint32_t index) {
   }
   DH_CHECK(sendMatched(index, std::move(source), std::move(old)));
   return Outcome::kSent;
+}
+
+// A file of which perhaps the times alone are new: it has kept its size. Files of pages mostly do that; what is the
+// same in them costs little anyway. One with further names must not get other times.
+bool SharedSender::maySame(uint32_t index, uint32_t partner) const {
+  const uint64_t bytes = around_.tree.fileBytes(index);
+  return files_.maySaySame() && basis_.tree.fileBytes(partner) == bytes && !isPaged(bytes, bytes) &&
+         basis_.tree.digest(partner) != nullptr && !linked_[partner];
+}
+
+// True if all about the file was said. Nothing of the old one is looked at. Leaves the file open if it was read.
+Result<bool> SharedSender::sendSame(uint32_t index, uint32_t partner, FileSender::Source& source) {
+  const Digest& old = *basis_.tree.digest(partner);
+  if (const Digest* known = around_.tree.digest(index); known != nullptr) {
+    if (*known != old) return false;
+    DH_CHECK(files_.sendSame(index, *known));
+    return true;
+  }
+  DH_TRY(source, files_.open(index));
+  if (!source.file.isOpen()) return true;
+  if (source.changed) return false;
+  auto digest = files_.digestOf(source);
+  if (!digest.ok()) {
+    DH_CHECK(files_.sendFailure(index, std::move(digest).error()));
+    return true;
+  }
+  pages_.readBytes += source.bytes();
+  if (digest.value() != old) return false;
+  DH_CHECK(files_.sendSame(index, digest.value()));
+  return true;
 }
 
 Status SharedSender::sendSmall(uint32_t index, FileSender::Source source, const File& old, uint64_t oldBytes) {

@@ -38,6 +38,8 @@ class SharedSender {
   Result<Outcome> sendAll();
   Result<Outcome> sendManifest();
   Result<Outcome> sendFile(uint32_t index);
+  bool maySame(uint32_t index, uint32_t partner) const;
+  Result<bool> sendSame(uint32_t index, uint32_t partner, FileSender::Source& source);
   Result<File> openOld(uint32_t partner);
   Status sendSmall(uint32_t index, FileSender::Source source, const File& old, uint64_t oldBytes);
   Status flushSmall();
@@ -54,6 +56,7 @@ class SharedSender {
   MovedFiles moved_;
   Directory basisRoot_;
   std::optional<ParentCache> basisParents_;
+  std::vector<bool> linked_;  // of the basis: under several names
   SectionWriter sections_;
   // Small files on their way.
   std::vector<uint32_t> small_;

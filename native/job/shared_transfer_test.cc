@@ -118,6 +118,127 @@ TEST_CASE_FIXTURE(SharedFixture, "files that moved are not sent, though a shared
   CHECK(run.bytes() < 30'000 + 10'000);
 }
 
+// A new file that fills the sender's queue until its words are let through: by then it has heard the receiver.
+constexpr size_t kQueueFiller = 8 << 20;
+constexpr std::chrono::milliseconds kUntilHeard{500};
+
+// The counts of what says of how many files that they are the same, and of contents beside old ones.
+struct SameCount {
+  size_t messages = 0;
+  size_t beside = 0;
+  std::function<void(uint64_t, Bytes&)> counted(std::function<void(Message)> more = {}) {
+    return watch([this, more](Message type, std::span<uint8_t>) {
+      messages += type == Message::kSame;
+      beside += type == Message::kSmallChanges || type == Message::kPart;
+      if (more) more(type);
+    });
+  }
+};
+
+TEST_CASE_FIXTURE(SharedFixture, "files of which only the times are new stay, and nothing of them is sent") {
+  TestRandom random(8);
+  for (int i = 0; i < 100; ++i) writeTestFile(from + "/small" + std::to_string(i), random.bytes(1000));
+  writeTestFile(from + "/medium", random.bytes(200'001));
+  writeTestFile(from + "/large", random.bytes((9 << 20) + 77));
+  writeTestFile(from + "/two-names", random.bytes(1000));
+  REQUIRE(::link((from + "/two-names").c_str(), (from + "/two-names-more").c_str()) == 0);
+  begin();
+  const auto inodeOf = [&](const char* name) {
+    struct stat status{};
+    REQUIRE(::stat((to + name).c_str(), &status) == 0);
+    return status.st_ino;
+  };
+  const auto touchAll = [&](int64_t seconds) {
+    turn();
+    for (int i = 0; i < 100; ++i) setMtime(from + "/small" + std::to_string(i), seconds + i, 5);
+    for (const char* name : {"/medium", "/large", "/two-names"}) setMtime(from + name, seconds, 0);
+    overwrite(from + "/small50", 500, random.bytes(3));
+    setMtime(from + "/small50", seconds, 0);
+    writeTestFile(from + "/a-new", random.bytes(kQueueFiller));
+  };
+  const ino_t small = inodeOf("/small7");
+  const ino_t large = inodeOf("/large");
+  touchAll(1000);
+  SameCount same;
+  PipeOptions down;
+  down.startAfter = kUntilHeard;
+  down.tamper = same.counted();
+  TransferRun run(send(false), receive(), down);
+  DH_REQUIRE_OK(run.sender.outcome());
+  DH_REQUIRE_OK(run.receiver.outcome());
+  requireSameTree(from, to);
+  CHECK(run.sender.statistic("basisRefused") == 0);
+  CHECK(run.sender.statistic("signatureBytes") == 0);
+  CHECK(same.messages == 1);
+  CHECK(same.beside == 1);  // those that did change, and one that cannot get other times alone
+  CHECK(run.bytes() < kQueueFiller + kQueueFiller / 50 + 4000);
+  CHECK(inodeOf("/small7") == small);
+  CHECK(inodeOf("/large") == large);
+  CHECK(inodeOf("/small50") != small);
+  // What was kept is known the next time.
+  const auto record = readRecord(directory.path("receiver-record"));
+  REQUIRE(record.has_value());
+  CHECK(hasAllDigests(record->tree));
+
+  SUBCASE("a file that was written meanwhile is asked for") {
+    touchAll(2000);
+    std::atomic<bool> held{false};
+    PipeOptions up;
+    up.tamper = watch([&](Message type, std::span<uint8_t>) {
+      if (type == Message::kBasisHeld) held = true;
+    });
+    bool written = false;
+    down.tamper = same.counted([&](Message type) {
+      if (type != Message::kSame || written) return;
+      for (int turns = 0; !held && turns < 2000; ++turns) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      written = true;
+      overwrite(to + "/small7", 10, random.bytes(5));
+    });
+    TransferRun late(send(false), receive(), down, up);
+    DH_REQUIRE_OK(late.sender.outcome());
+    DH_REQUIRE_OK(late.receiver.outcome());
+    CHECK(written);
+    requireSameTree(from, to);
+    CHECK(late.sender.statistic("basisRefused") == 0);
+    CHECK(inodeOf("/small7") != small);
+    CHECK(inodeOf("/large") == large);
+  }
+  SUBCASE("what is said of them wrongly is not believed") {
+    touchAll(2000);
+    down.tamper = watch([&](Message type, std::span<uint8_t> payload) {
+      if (type == Message::kSame) payload[3] ^= 1;
+    });
+    TransferRun wrong(send(false), receive(), down);
+    DH_REQUIRE_OK(wrong.sender.outcome());
+    DH_REQUIRE_OK(wrong.receiver.outcome());
+    requireSameTree(from, to);
+  }
+  SUBCASE("a receiver of version 3 is not told") {
+    touchAll(2000);
+    PipeOptions up;
+    up.tamper = watch([&](Message type, std::span<uint8_t> payload) {
+      if (type == Message::kReceiverHello) payload[6] = 3;
+    });
+    SameCount none;
+    down.tamper = none.counted();
+    TransferRun old(send(false), receive(), down, up);
+    DH_REQUIRE_OK(old.sender.outcome());
+    DH_REQUIRE_OK(old.receiver.outcome());
+    requireSameTree(from, to);
+    CHECK(none.messages == 0);
+    CHECK(none.beside > 0);
+  }
+  SUBCASE("a receiver that refuses the basis does not hear of them") {
+    touchAll(2000);
+    overwrite(to + "/medium", 10, random.bytes(5));
+    TransferRun refused(send(false), receive(), down);
+    DH_REQUIRE_OK(refused.sender.outcome());
+    DH_REQUIRE_OK(refused.receiver.outcome());
+    requireSameTree(from, to);
+    CHECK(refused.sender.statistic("basisRefused") == 1);
+  }
+}
+
 TEST_CASE_FIXTURE(SharedFixture, "an unchanged tree is known without reading it") {
   TestRandom random(2);
   writeTestFile(from + "/image", random.bytes(3 << 20));

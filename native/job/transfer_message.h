@@ -15,12 +15,14 @@ struct ZSTD_DCtx_s;
 namespace deltahop {
 
 inline constexpr uint32_t kTransferMagic = 0x54484C44;  // "DLHT"
-inline constexpr uint16_t kTransferVersion = 3;
+inline constexpr uint16_t kTransferVersion = 4;
 inline constexpr uint16_t kOldestTransferVersion = 2;
 /// From this version on the sender says which offers were wrong, and their files are asked for again.
 inline constexpr uint16_t kDiffersVersion = 3;
 /// From this version on all literals of a transfer may be one stream.
 inline constexpr uint16_t kLiteralStreamVersion = 3;
+/// From this version on files may be the same as those of a shared basis.
+inline constexpr uint16_t kSharedSameVersion = 4;
 
 /// Frame types. The sender's are below 16 or from 32 on, the receiver's from 16, kError is everybody's.
 enum class Message : uint8_t {
@@ -53,7 +55,7 @@ enum class Message : uint8_t {
   kOffer = 26,        // files of which the receiver has one that may be it
   kError = 31,
   // The sender's.
-  kSame = 32,     // files that are what was offered for them
+  kSame = 32,     // files that are what was offered for them, or what the basis has at their paths
   kDiffers = 33,  // files that are not
 };
 

@@ -7,16 +7,20 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <thread>
 
 #include "job/job.h"
 #include "job/receive_job.h"
 #include "job/send_job.h"
+#include "job/transfer_message.h"
+#include "wire/frame.h"
 
 namespace deltahop {
 
@@ -91,6 +95,19 @@ struct PipeOptions {
   /// Changes bytes on their way.
   std::function<void(uint64_t offset, Bytes& bytes)> tamper;
 };
+
+/// For PipeOptions::tamper: calls `onMessage` for every message that goes by. Buffers hold whole ones.
+inline std::function<void(uint64_t, Bytes&)> watch(std::function<void(Message, std::span<uint8_t>)> onMessage) {
+  return [onMessage = std::move(onMessage)](uint64_t, Bytes& bytes) {
+    for (size_t at = 0; at + kFrameHeaderBytes <= bytes.size();) {
+      uint32_t length = 0;
+      std::memcpy(&length, bytes.data() + at, sizeof length);
+      REQUIRE(at + kFrameHeaderBytes + length <= bytes.size());
+      onMessage(static_cast<Message>(bytes[at + 4]), std::span(bytes).subspan(at + kFrameHeaderBytes, length));
+      at += kFrameHeaderBytes + length;
+    }
+  };
+}
 
 /// Runs a transfer to its end. The first option is for what the sender says, the second for what the receiver says.
 class TransferRun {
