@@ -29,6 +29,7 @@ import { errorBody } from './messages.js';
 import { type Address, addressToward, formatAddress, parseAddress, permittedAddress } from './peers.js';
 import { Router } from './router.js';
 import { ServiceStore } from './services.js';
+import { StalledServices } from './stalled-services.js';
 import { StateLock } from './state-lock.js';
 import { programVersion } from './version.js';
 
@@ -123,6 +124,10 @@ export class Agent {
       await outgoing.recoverHere();
       await incoming.recoverHere();
       await recoverServices(services, journal, driver, log);
+      const stalled = new StalledServices(services, journal, driver, (service) =>
+        log.warn({ service }, 'a full disk had stopped it; there is room again, and it goes on'),
+      );
+      closers.push(() => stalled.close());
       const jobs = await Jobs.open(join(statePath, 'jobs'), (job, result) => log.info({ job, result }, 'job ended'));
 
       let address = listen;

@@ -86,6 +86,8 @@ export class Outgoing {
   readonly #live = new Map<string, { detach: AbortController; left: Promise<void>; leave: () => void }>();
   /** Committed in the journal, but not yet known to be so at the barrier and dead here: nobody may be told. */
   readonly #unfenced = new Set<string>();
+  /** Those that run at the destination and were not well in time; both copies are kept. */
+  readonly #unwell = new Set<string>();
   readonly #retries = new Map<string, Retry>();
   readonly #closing = new AbortController();
 
@@ -218,13 +220,18 @@ export class Outgoing {
   /**
    * Looks whether the service is well at the destination, then drops what is left of it here. If it does not become well,
    * its policy says what of the two is kept.
+   * @param withinMs For how long it is waited for, unless its policy's time is meant.
    */
-  async verify(migration: string, destination: PeerControl & DestinationControl): Promise<HealthOutcome> {
+  async verify(
+    migration: string,
+    destination: PeerControl & DestinationControl,
+    withinMs?: number,
+  ): Promise<HealthOutcome> {
     const { owner } = await this.#parts(migration);
     const { forMs = healthyForMs, limitMs = healthLimitMs, ifFails = 'ask' } = owner.health ?? {};
     let detail: string | null;
     try {
-      detail = await this.#watchHealth(migration, destination, forMs, limitMs);
+      detail = await this.#watchHealth(migration, destination, forMs, withinMs ?? limitMs);
     } catch (error) {
       // It has given the service back already, before a restart of this agent or by its operator's word.
       await this.takeBack(migration);
@@ -491,9 +498,17 @@ export class Outgoing {
         await this.#change(migration, { untoldEpoch: null });
       }
       if (now.state === 'committed' && now.acknowledged) {
-        const { healthy, detail, kept } = await this.verify(migration, peer);
-        if (!healthy) this.#onWarning(`${now.service} at ${now.peer} does not become well (${detail}); kept: ${kept}`);
-        return true;
+        // One that was not well in time may become so; until its operator decides, one look a try is enough.
+        const { healthy, detail, kept } = await this.verify(
+          migration,
+          peer,
+          this.#unwell.has(migration) ? 0 : undefined,
+        );
+        if (!healthy && !this.#unwell.has(migration)) {
+          this.#onWarning(`${now.service} at ${now.peer} does not become well (${detail}); kept: ${kept}`);
+        }
+        this.#unwell.add(migration);
+        return kept !== 'both';
       }
       return isSettled(this.#record(migration));
     } catch (error) {

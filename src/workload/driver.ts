@@ -188,6 +188,11 @@ export interface WorkloadDriver {
   start(workload: Workload): Promise<void>;
   /** Stops it (asks first, then ends it). No error if it does not run. */
   stop(workload: Workload): Promise<void>;
+  /**
+   * Has a service go on that stands still only because a disk was full, if there is room again.
+   * @returns whether it has; false for every other service.
+   */
+  resumeStalled(workload: Workload): Promise<boolean>;
   inspect(workload: Workload): Promise<WorkloadState>;
   /** Stops it and removes what {@link create} made; layers stay. */
   remove(workload: Workload): Promise<void>;

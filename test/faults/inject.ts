@@ -15,6 +15,8 @@ export interface Injected {
   mend(): Promise<void>;
   /** It goes on until it is mended: the service has to do without before. */
   lasting: boolean;
+  /** Where no disk has room until then. */
+  fullNode?: TestbedNode;
 }
 
 /** A fault. */
@@ -120,12 +122,17 @@ function linkCut(name: string, lasting: boolean): Fault {
 const ballast = 'ballast';
 
 /** Takes every block of a node's disk. */
-async function fill(node: TestbedNode): Promise<void> {
+export async function fill(node: TestbedNode): Promise<void> {
   // What fallocate leaves, dd takes block by block.
   const script = `fallocate -l $(($(stat -f -c '%a*%S' "$1"))) "$1/${ballast}"
 dd if=/dev/zero bs=4096 oflag=append conv=notrunc of="$1/${ballast}" 2>/dev/null
 true`;
   await node.exec(['sh', '-c', script, 'sh', node.stateDirectory]);
+}
+
+/** Gives back what {@link fill} took. */
+export async function makeRoom(node: TestbedNode): Promise<void> {
+  await node.exec(['rm', '-f', join(node.stateDirectory, ballast)]);
 }
 
 function diskFull(name: string, side: Side): Fault {
@@ -135,10 +142,9 @@ function diskFull(name: string, side: Side): Fault {
       const node = attempt[side];
       await fill(node);
       return {
-        mend: async () => {
-          await node.exec(['rm', '-f', join(node.stateDirectory, ballast)]);
-        },
+        mend: () => makeRoom(node),
         lasting: true,
+        fullNode: node,
       };
     },
   };

@@ -163,7 +163,9 @@ export class Trials {
       await Promise.race([attempt.ended, sleep(lastingMs, undefined, { ref: false })]);
       const alive = await this.#untilAnswers(inSpiteMs);
       const kept = attempt.record('source');
-      if (!alive && kept?.state === 'committed' && !(await this.#runsAt(attempt.destination))) {
+      if (!alive && (await this.#waitsForRoom(injected))) {
+        // A machine that finds no room stands still, wherever it is; it has to go on by itself.
+      } else if (!alive && kept?.state === 'committed' && !(await this.#runsAt(attempt.destination))) {
         // The other node is out of reach for good, as far as this one can tell: its operator has to say so.
         outcome.needsOperator = true;
         await this.#resolve(attempt.source);
@@ -285,6 +287,13 @@ export class Trials {
     return await askAgent(node, (agent) => agent.service(this.#bench.service.name)).catch((error: unknown) =>
       isDeltahopError(error, 'DELTAHOP_E_NOT_FOUND') ? null : undefined,
     );
+  }
+
+  /** Whether a disk is full at the node that owns the machine and shows it as frozen. */
+  async #waitsForRoom({ fullNode }: Injected): Promise<boolean> {
+    if (this.#driver === 'lxc' || fullNode === undefined) return false;
+    const view = await this.#view(fullNode);
+    return view?.ownership === 'owned' && view.state === 'frozen';
   }
 
   async #resolve(node: TestbedNode): Promise<void> {

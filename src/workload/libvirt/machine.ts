@@ -15,7 +15,7 @@ import { acceleratorNote, differences } from './capabilities.js';
 import { placedDomain } from './domain-xml.js';
 import { type LibvirtLayout, libvirtLayout } from './layout.js';
 import { type LibvirtSettings, parseSettings } from './settings.js';
-import { domainState, libvirtUri, virsh } from './virsh.js';
+import { domainState, libvirtUri, pauseReason, virsh } from './virsh.js';
 
 const resumeLimitMs = 10_000;
 /** Saving all of its memory to a file, or loading it. */
@@ -65,12 +65,17 @@ export class LibvirtMachine implements Machine {
     return [this.layout.definition];
   }
 
+  get savedState(): string {
+    return this.layout.saved;
+  }
+
   /** By libvirt once it answers; it is ended whether libvirt answers or not. */
   get holdActions(): HoldActions {
     const command = `virsh --quiet --connect ${libvirtUri}`;
     const domain = quote(this.layout.domain);
     const alive = `read -r pid <${quote(this.layout.pidFile)} && tr '\\0' '\\n' <"/proc/$pid/cmdline" | grep -qF ${quote(this.#diskWord)}`;
     return {
+      lives: alive,
       resume: `while ${alive}; do
     timeout -s KILL 10 ${command} resume ${domain} >/dev/null
     case $(timeout -s KILL 10 ${command} domstate ${domain}) in running*) break ;; esac
@@ -91,6 +96,10 @@ export class LibvirtMachine implements Machine {
   async isSuspended(): Promise<boolean> {
     // By libvirt's own tools; if that does not answer, nobody has.
     return (await domainState(this.layout.domain).catch(() => null)) === 'paused';
+  }
+
+  async isStalled(): Promise<boolean> {
+    return (await pauseReason(this.layout.domain).catch(() => null)) === 'I/O error';
   }
 
   async boot(): Promise<void> {

@@ -36,3 +36,9 @@ export async function domainState(domain: string): Promise<string | null> {
   if (/failed to get domain|no domain with matching/i.test(stderr)) return null;
   throw new DeltahopError('DELTAHOP_E_WORKLOAD', `libvirt does not answer: ${stderr.trim().slice(0, 500)}`);
 }
+
+/** Why a domain is paused, as libvirt says it, e.g. `user`, `I/O error`; null if it is not. */
+export async function pauseReason(domain: string): Promise<string | null> {
+  const said = await virsh(['domstate', domain, '--reason']);
+  return /^paused \((.*)\)$/m.exec(said)?.[1] ?? null;
+}

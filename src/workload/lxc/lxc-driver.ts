@@ -145,6 +145,11 @@ export class LxcDriver implements WorkloadDriver {
     return this.#exclusively(workload, 'stop', (layout) => this.#stop(layout));
   }
 
+  async resumeStalled(): Promise<boolean> {
+    // A container hears of a full disk itself.
+    return false;
+  }
+
   async inspect(workload: Workload): Promise<WorkloadState> {
     const layout = lxcLayout(workload);
     await this.#settled(workload);

@@ -4,7 +4,9 @@
  * resumed and ended its driver knows. Everything else passes through files of the operation's directory, those of verdict.ts and:
  *
  *     kind         freeze or prepare
+ *     boot         of which boot of this node it is: the memory of a held machine does not survive one
  *     ended        freeze: QEMU was killed; nothing of it can run here any more
+ *     restoring    freeze: QEMU had ended before it was to go on, and is being restored from what was saved
  *     released     prepare: it runs, or is about to
  *     supervisor   /proc/PID/stat of the supervisor
  *
@@ -33,14 +35,24 @@ export type HoldKind = 'freeze' | 'prepare';
 
 /** What the supervisor does with its machine: commands of a shell, in which nothing of a driver's own is defined. */
 export interface HoldActions {
+  /** Whether its QEMU is there, by the exit code. */
+  lives: string;
   /** Lets it run; does no harm to one that runs, or is gone. */
   resume: string;
   /** Ends it for good, and comes back once nothing of it can run. */
   end: string;
 }
 
-/** The supervisor's text. */
-export function supervisorScript(operation: string, kind: HoldKind, { resume, end }: HoldActions): string {
+/** Names one boot of this node. */
+const bootIdPath = '/proc/sys/kernel/random/boot_id';
+
+/** The supervisor's text. @param savedState Of a freeze: what must be gone before the machine runs on. */
+export function supervisorScript(
+  operation: string,
+  kind: HoldKind,
+  { resume, end, lives }: HoldActions,
+  savedState: string,
+): string {
   return `#!/bin/sh
 # Written by deltahop for one operation; see its source, workload/machine/barrier.
 trap : HUP INT TERM
@@ -50,7 +62,7 @@ ${awaitVerdict}
 if await_verdict; then
   ${kind === 'freeze' ? `${end}\n  : >ended` : `: >released\n  ${resume}`}
 else
-  ${kind === 'freeze' ? resume : end}
+  ${kind === 'freeze' ? `if ${lives}; then\n  rm -f ${quote(savedState)}\n  ${resume}\n  fi` : end}
 fi 2>/dev/null
 exit 0
 `;
@@ -75,16 +87,18 @@ export class MachineBarrier {
     directory: string,
     kind: HoldKind,
     actions: HoldActions,
+    savedState: string,
     limitMs: number,
   ): Promise<MachineBarrier> {
     const at = (name: string): string => join(directory, name);
     await mkdir(directory, { mode: 0o700 });
     await Promise.all([
       writeFile(at('kind'), kind),
+      readFile(bootIdPath).then((boot) => writeFile(at('boot'), boot)),
       // Now, since at the decision the disk may be full.
       propose(directory, 'commit'),
       propose(directory, 'abort'),
-      writeFile(at('supervise'), supervisorScript(directory, kind, actions), { mode: 0o700 }),
+      writeFile(at('supervise'), supervisorScript(directory, kind, actions, savedState), { mode: 0o700 }),
       mustRun(['mkfifo', '-m', '600', at('bell')], { limitMs, code: 'DELTAHOP_E_IO' }),
     ]);
     const output = await open(at('output'), 'a');
@@ -133,6 +147,13 @@ export interface HoldRemnant {
   verdict: 'commit' | 'abort' | null;
   released: boolean;
   supervisor: ProcessIdentity | null;
+}
+
+/** Whether the operation was begun since this node has booted. */
+export async function isOfThisBoot(directory: string): Promise<boolean> {
+  const boots = [join(directory, 'boot'), bootIdPath].map((path) => readFile(path, 'utf8').catch(() => null));
+  const [then, now] = await Promise.all(boots);
+  return then !== null && then === now;
 }
 
 /** Reads what an operation left; null if there is none. */

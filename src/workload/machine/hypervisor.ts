@@ -35,6 +35,11 @@ export interface Machine {
   readonly note: string;
   /** What of it there is on this node but {@link MachineLayout}'s. */
   readonly paths: readonly string[];
+  /**
+   * What {@link freeze} leaves of it once it is saved, the last of it to be written. As long as it is there the machine has
+   * not run on, so one that was killed can be restored.
+   */
+  readonly savedState: string;
   /** How a shell resumes and ends it. */
   readonly holdActions: HoldActions;
   /** What stands against going on here with what ran on a machine with these facts, and what does not. */
@@ -43,6 +48,8 @@ export interface Machine {
   find(): Promise<number | null>;
   /** Whether it stands still though nothing of deltahop's holds it: by its owner's hand, or for want of room on a disk. */
   isSuspended(): Promise<boolean>;
+  /** Whether it stands still because a write of its guest's has found no room. */
+  isStalled(): Promise<boolean>;
   /** Starts it from its disk, in fresh memory. */
   boot(): Promise<void>;
   /** Asks its guest to switch itself off, one that is suspended too; says nothing of whether it will. */

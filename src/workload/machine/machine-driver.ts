@@ -1,4 +1,4 @@
-import { mkdir, rename, rm, stat } from 'node:fs/promises';
+import { mkdir, rename, rm, stat, statfs, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DeltahopError } from '../../errors.js';
@@ -22,8 +22,8 @@ import type {
 import { networkFindings } from '../network.js';
 import { removeUnfinished } from '../replaced-file.js';
 import { Turns } from '../turns.js';
-import { decide, removeOperation, verdictOf } from '../verdict.js';
-import { endHold, MachineBarrier, readHold } from './barrier.js';
+import { decide, exists, removeOperation, verdictOf } from '../verdict.js';
+import { endHold, type HoldKind, type HoldRemnant, isOfThisBoot, MachineBarrier, readHold } from './barrier.js';
 import type { ArrangedMachine, Hypervisor, Machine, Saving } from './hypervisor.js';
 import { checkInstanceImage, makeInstanceImage } from './instance-image.js';
 import { copyLive, keepFile, mustBeFile } from './kept-file.js';
@@ -36,6 +36,12 @@ const limits = {
   /** From a verdict to the supervisor's end. */
   settle: 10_000,
 } as const;
+
+/** A machine that has found no room goes on once its disk has as much: with less it would stand still again at once. */
+const roomToGoOnBytes = 16 * 1024 * 1024;
+
+/** A restore of a machine that was killed while it was held. */
+const restoreLimitMs = 60_000;
 
 /**
  * Virtual machines, whatever runs them: their disks are base ← app ← instance, and their QEMU goes on without the agent.
@@ -115,6 +121,23 @@ export class MachineDriver implements WorkloadDriver {
     return this.#turns.run(workload, 'stop', () => this.#stop(this.#hypervisor.machine(workload)));
   }
 
+  async resumeStalled(workload: Workload): Promise<boolean> {
+    const machine = this.#hypervisor.machine(workload);
+    const { disk, operation } = machine.layout;
+    await this.#turns.settled(workload);
+    const mayGoOn = async (): Promise<boolean> =>
+      (await machine.find()) !== null && !isHeld(await readHold(operation)) && (await machine.isStalled());
+    if (this.#turns.isBusy(workload) || !(await mayGoOn())) return false;
+    const { bavail, bsize } = await statfs(disk);
+    if (bavail * bsize < roomToGoOnBytes || this.#turns.isBusy(workload)) return false;
+    return await this.#turns.run(workload, 'resume', async () => {
+      // A freeze may have come in between.
+      if (!(await mayGoOn())) return false;
+      await machine.resume();
+      return true;
+    });
+  }
+
   async inspect(workload: Workload): Promise<WorkloadState> {
     const machine = this.#hypervisor.machine(workload);
     await this.#turns.settled(workload);
@@ -122,9 +145,7 @@ export class MachineDriver implements WorkloadDriver {
     const pid = await machine.find();
     if (pid === null) return { state: 'stopped', pid: null, note };
     const remnant = await readHold(machine.layout.operation);
-    const held =
-      remnant?.kind === 'prepare' ? !remnant.released : remnant?.kind === 'freeze' && remnant.verdict !== 'abort';
-    const isFrozen = held === true || (remnant === null && (await machine.isSuspended()));
+    const isFrozen = isHeld(remnant) || (remnant === null && (await machine.isSuspended()));
     return { state: isFrozen ? 'frozen' : 'running', pid, note };
   }
 
@@ -205,7 +226,9 @@ export class MachineDriver implements WorkloadDriver {
       await mustRunHere(workload, machine);
       signal.throwIfAborted();
       await removeOperation(operation);
-      const barrier = await MachineBarrier.start(operation, 'freeze', machine.holdActions, limits.settle);
+      // Before the barrier is there: what is saved from now on is of this freeze.
+      await rm(machine.savedState, { force: true });
+      const barrier = await startBarrier(machine, 'freeze');
       try {
         return this.#frozen(workload, machine, barrier, await machine.freeze(signal));
       } catch (error) {
@@ -242,7 +265,7 @@ export class MachineDriver implements WorkloadDriver {
       await checkArrived(machine);
       try {
         const arranged = await machine.arrange();
-        const barrier = await MachineBarrier.start(operation, 'prepare', machine.holdActions, limits.settle);
+        const barrier = await startBarrier(machine, 'prepare');
         return this.#arranged(workload, machine, barrier, arranged);
       } catch (error) {
         await clear(machine);
@@ -273,9 +296,10 @@ export class MachineDriver implements WorkloadDriver {
       await endHold(remnant, limits.settle);
       released = remnant.kind === 'prepare' && (await readHold(operation))?.released === true;
       const lives = remnant.kind === 'prepare' ? released : verdict === 'abort';
-      // The one who let it go may have come no further than to say so.
-      if (lives && (await machine.find()) !== null) await machine.resume();
       if (!lives) await machine.clear();
+      else if (remnant.kind === 'freeze') await goOn(machine);
+      // The one who let it go may have come no further than to say so.
+      else if ((await machine.find()) !== null) await machine.resume();
     }
     // Of one that is over, too: its agent may have died while it removed it.
     await removeOperation(operation);
@@ -432,8 +456,42 @@ export class MachineDriver implements WorkloadDriver {
 async function letRun(machine: Machine, barrier: MachineBarrier): Promise<void> {
   await barrier.decide('abort');
   await barrier.ended(limits.settle);
-  if ((await machine.find()) !== null) await machine.resume();
+  // If that fails, what is left of the operation tells recovery that it can still be done.
+  await goOn(machine);
   await removeOperation(machine.layout.operation);
+}
+
+/** Has a machine go on whose freeze came to nothing, from what was saved of it if its QEMU was killed meanwhile. */
+async function goOn(machine: Machine): Promise<void> {
+  const { layout, savedState } = machine;
+  const restoring = join(layout.operation, 'restoring');
+  const [lives, isSaved, isRestoring] = [await machine.find(), await exists(savedState), await exists(restoring)];
+  // One that waits for its state, whose agent has died meanwhile, has to be loaded once more.
+  if (lives === null || (isSaved && isRestoring)) {
+    // Without it, it has run since: then it has ended by itself. What was in its memory has not survived a boot.
+    if (!isSaved || !(await isOfThisBoot(layout.operation))) return;
+    await writeFile(restoring, '');
+    try {
+      await machine.clear();
+      await (await machine.arrange()).load(AbortSignal.timeout(restoreLimitMs));
+    } catch (error) {
+      await machine.clear();
+      throw error;
+    }
+  }
+  await rm(savedState, { force: true });
+  await machine.resume();
+}
+
+async function startBarrier(machine: Machine, kind: HoldKind): Promise<MachineBarrier> {
+  const { layout, holdActions, savedState } = machine;
+  return await MachineBarrier.start(layout.operation, kind, holdActions, savedState, limits.settle);
+}
+
+/** Whether an operation holds its machine. */
+function isHeld(remnant: HoldRemnant | null): boolean {
+  if (remnant === null) return false;
+  return remnant.kind === 'prepare' ? !remnant.released : remnant.verdict !== 'abort';
 }
 
 /** Ends it here; its files stay. */

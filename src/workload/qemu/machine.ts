@@ -63,14 +63,20 @@ export class QemuMachine implements Machine {
     return [this.layout.machine];
   }
 
+  get savedState(): string {
+    return this.layout.state;
+  }
+
   /** By a monitor of its own, two fifos, and its process number. */
   get holdActions(): HoldActions {
     const { monitor, pidFile } = this.layout;
+    const isIts = `tr '\\0' '\\n' <"/proc/$pid/cmdline" | grep -qxF ${quote(pidFile)}`;
     return {
+      lives: `read -r pid <${quote(pidFile)} && ${isIts}`,
       // Opened for both, since opening a fifo that nobody reads would wait for ever.
       resume: `exec 4<>${quote(`${monitor}.in`)} && echo cont >&4`,
       end: `read -r pid <${quote(pidFile)}
-  while tr '\\0' '\\n' <"/proc/$pid/cmdline" | grep -qxF ${quote(pidFile)}; do kill -KILL "$pid"; sleep 0.02; done`,
+  while ${isIts}; do kill -KILL "$pid"; sleep 0.02; done`,
     };
   }
 
@@ -85,6 +91,11 @@ export class QemuMachine implements Machine {
   async isSuspended(): Promise<boolean> {
     // By QEMU itself, when a disk was full. One whose monitor does not answer is taken to run.
     return await this.#withMonitor(async (qmp) => (await qmp.status()) !== 'running').catch(() => false);
+  }
+
+  async isStalled(): Promise<boolean> {
+    // Nothing but a full disk makes QEMU stop a machine of ours so; every other error its guest hears of.
+    return await this.#withMonitor(async (qmp) => (await qmp.status()) === 'io-error').catch(() => false);
   }
 
   async boot(): Promise<void> {

@@ -142,6 +142,7 @@ class Source {
       staging: notHere,
       remove: notHere,
       obstacles: notHere,
+      resumeStalled: async () => false,
       stop: async () => {
         this.state = 'stopped';
       },
@@ -366,6 +367,29 @@ for (const [ifFails, kept, journalled, owner] of [
     await node.outgoing.close();
   });
 }
+
+test('a service that becomes well after its time needs no operator', async () => {
+  const node = await source();
+  node.record = { ...owned, health: { probe: 'tcp:1', forMs: 1, limitMs: 1, ifFails: 'ask' } };
+  await node.outgoing.decide(id, await node.freeze());
+  await node.outgoing.complete(id, node.peer, () => {}, never);
+  let looks = 0;
+  node.peer.health = async () => {
+    looks++;
+    return { healthy: false, detail: 'its disk is full' };
+  };
+  assert.is((await node.outgoing.verify(id, node.peer)).kept, 'both');
+  node.outgoing.leave(id);
+  await node.outgoing.recoverNow();
+  assert.is(node.journalled, 'committed');
+  const seen = looks;
+  await node.outgoing.recoverNow();
+  assert.is(looks, seen + 1, 'looks of a later try');
+  node.peer.health = async () => ({ healthy: true, detail: '' });
+  await node.outgoing.recoverNow();
+  assert.equal([node.journalled, node.record.ownership], ['healthy', 'departed']);
+  await node.outgoing.close();
+});
 
 test('a destination that can not be told to give it back keeps it', async () => {
   const node = await source();
