@@ -15,7 +15,7 @@ constexpr size_t kChunkBytes = 1024;
 constexpr size_t kChunkBlocks = 16;
 constexpr size_t kBlockBytes = 64;
 // Chunks hashed side by side: a multiple of every kernel's width, and deep enough that most parents are too.
-constexpr size_t kBatchChunks = 32;
+constexpr size_t kBatchChunks = 64;
 
 void hashMany(const kernel::Batch& batch) {
   kernels().blake3HashMany(batch);
@@ -70,10 +70,9 @@ void Blake3::update(ByteSpan input) {
       chunkBytes_ = 0;
     }
     if (chunkBytes_ == 0 && input.size() > kChunkBytes) {
-      // As many chunks as make one subtree at this place and are surely followed by more.
+      // As many chunks as are surely followed by more, side by side whatever subtrees they belong to.
       const uint64_t available = (input.size() - 1) / kChunkBytes;
-      const uint64_t aligned = chunkCounter_ == 0 ? kBatchChunks : uint64_t{1} << std::countr_zero(chunkCounter_);
-      const size_t count = std::bit_floor(std::min({available, aligned, uint64_t{kBatchChunks}}));
+      const size_t count = std::min<uint64_t>(available, kBatchChunks - chunkCounter_ % kBatchChunks);
       const uint8_t* inputs[kBatchChunks];
       uint64_t counters[kBatchChunks];
       uint32_t values[kBatchChunks * 8];
@@ -83,10 +82,17 @@ void Blake3::update(ByteSpan input) {
       }
       hashMany(
           {inputs, counters, count, kChunkBlocks, key_.data(), flags_, kernel::kChunkStart, kernel::kChunkEnd, values});
-      for (size_t left = count; left > 1; left /= 2) reduceLevel(values, left, key_.data(), flags_, 0);
-      ChainingValue value;
-      std::memcpy(value.data(), values, sizeof value);
-      pushSubtree(value, static_cast<unsigned>(std::countr_zero(count)));
+      for (size_t done = 0; done < count;) {
+        // The largest subtree that begins at this place.
+        const uint64_t aligned = chunkCounter_ == 0 ? kBatchChunks : uint64_t{1} << std::countr_zero(chunkCounter_);
+        const size_t chunks = std::bit_floor(std::min<uint64_t>(count - done, aligned));
+        uint32_t* leaves = values + done * 8;
+        for (size_t left = chunks; left > 1; left /= 2) reduceLevel(leaves, left, key_.data(), flags_, 0);
+        ChainingValue value;
+        std::memcpy(value.data(), leaves, sizeof value);
+        pushSubtree(value, static_cast<unsigned>(std::countr_zero(chunks)));
+        done += chunks;
+      }
       input = input.subspan(count * kChunkBytes);
       continue;
     }
@@ -136,7 +142,7 @@ Digest blake3Keyed(const Key& key, ByteSpan input) {
 void blake3KeyedBlocks(const Key& key, const uint8_t* blocks, size_t blockBytes, size_t count, uint64_t* hashes) {
   const size_t chunks = blockBytes / kChunkBytes;
   const bool isTree =
-      blockBytes % kChunkBytes == 0 && std::has_single_bit(chunks) && chunks >= 2 && chunks <= kBatchChunks / 2;
+      blockBytes % kChunkBytes == 0 && std::has_single_bit(chunks) && chunks >= 2 && chunks <= kBatchChunks;
   if (!isTree) {
     for (size_t i = 0; i < count; ++i) {
       const Digest digest = blake3Keyed(key, {blocks + i * blockBytes, blockBytes});

@@ -1,5 +1,6 @@
 #include "hash/blake3_kernel.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <utility>
@@ -131,6 +132,29 @@ DH_INLINE void hashLanes(const Batch& batch, size_t first) {
   }
 }
 
+// The last inputs, fewer than lanes: one of them fills the others. Returns how many these were.
+template <int kLanes, Rotation kRotation>
+DH_INLINE size_t hashPadded(const Batch& batch, size_t first) {
+  const size_t count = batch.count - first;
+  const uint8_t* inputs[kLanes];
+  uint64_t counters[kLanes];
+  uint32_t output[kLanes * 8];
+  for (size_t lane = 0; lane < kLanes; ++lane) {
+    inputs[lane] = batch.inputs[first + std::min(lane, count - 1)];
+    counters[lane] = batch.counters[first + std::min(lane, count - 1)];
+  }
+  hashLanes<kLanes, kRotation>(
+      {inputs, counters, kLanes, batch.blocks, batch.key, batch.flags, batch.startFlags, batch.endFlags, output}, 0);
+  std::memcpy(batch.output + first * 8, output, count * 8 * sizeof(uint32_t));
+  return count;
+}
+
+// At most four: side by side they take as long as two of them one after the other.
+template <Rotation kRotation>
+DH_INLINE size_t hashFew(const Batch& batch, size_t first) {
+  return batch.count - first > 2 ? hashPadded<4, kRotation>(batch, first) : 0;
+}
+
 void hashRest(const Batch& batch, size_t first) {
   for (size_t i = first; i < batch.count; ++i) {
     uint32_t value[8];
@@ -162,6 +186,7 @@ void compress(uint32_t value[8], const uint8_t block[64], uint32_t blockBytes, u
 void hashManyPortable(const Batch& batch) {
   size_t i = 0;
   for (; i + 4 <= batch.count; i += 4) hashLanes<4, Rotation::kShift>(batch, i);
+  i += hashFew<Rotation::kShift>(batch, i);
   hashRest(batch, i);
 }
 
@@ -169,27 +194,31 @@ void hashManyPortable(const Batch& batch) {
 __attribute__((target("sse4.1"))) void hashManySse41(const Batch& batch) {
   size_t i = 0;
   for (; i + 4 <= batch.count; i += 4) hashLanes<4, Rotation::kShuffle>(batch, i);
+  i += hashFew<Rotation::kShuffle>(batch, i);
   hashRest(batch, i);
 }
 
 __attribute__((target("avx2"))) void hashManyAvx2(const Batch& batch) {
   size_t i = 0;
   for (; i + 8 <= batch.count; i += 8) hashLanes<8, Rotation::kShuffle>(batch, i);
-  for (; i + 4 <= batch.count; i += 4) hashLanes<4, Rotation::kShuffle>(batch, i);
+  if (batch.count - i > 4) i += hashPadded<8, Rotation::kShuffle>(batch, i);
+  i += hashFew<Rotation::kShuffle>(batch, i);
   hashRest(batch, i);
 }
 
 __attribute__((target("avx512f,avx512vl"))) void hashManyAvx512(const Batch& batch) {
   size_t i = 0;
   for (; i + 16 <= batch.count; i += 16) hashLanes<16, Rotation::kShift>(batch, i);
-  for (; i + 8 <= batch.count; i += 8) hashLanes<8, Rotation::kShift>(batch, i);
-  for (; i + 4 <= batch.count; i += 4) hashLanes<4, Rotation::kShift>(batch, i);
+  if (batch.count - i > 8) i += hashPadded<16, Rotation::kShift>(batch, i);
+  if (batch.count - i > 4) i += hashPadded<8, Rotation::kShift>(batch, i);
+  i += hashFew<Rotation::kShift>(batch, i);
   hashRest(batch, i);
 }
 #elif defined(__aarch64__)
 void hashManyNeon(const Batch& batch) {
   size_t i = 0;
   for (; i + 4 <= batch.count; i += 4) hashLanes<4, Rotation::kShuffle>(batch, i);
+  i += hashFew<Rotation::kShuffle>(batch, i);
   hashRest(batch, i);
 }
 #endif
