@@ -3,11 +3,8 @@
  * one copy runs, no counter has gone back, the client's one connection has lost and doubled nothing, nothing is left over,
  * and the next migration works. A virtual machine's disk has to be sound at both nodes, too.
  *
- *   npm run faults -- [--driver lxc|qemu] [--quick] [--only STEP/FAULT] [--seed N] [--json]
- *
- * `--quick` is for containers; `--only` keeps the faults whose name contains its text; `--seed` sets the order.
  */
-import { parseArgs } from 'node:util';
+import { Command, Option } from 'commander';
 import { benchUnavailable, ProbeBench } from '../integration/support/probe-bench.js';
 import { smallDisk } from '../integration/support/small-disk.js';
 import { type Cell, cells, type FaultedDriver, nameOf } from './matrix.js';
@@ -32,15 +29,27 @@ interface Summary {
   needsOperator: number;
 }
 
-const { values: options } = parseArgs({
-  options: {
-    driver: { type: 'string', default: 'lxc' },
-    quick: { type: 'boolean', default: false },
-    only: { type: 'string', default: '' },
-    seed: { type: 'string', default: '' },
-    json: { type: 'boolean', default: false },
-  },
-});
+interface Flags {
+  driver: FaultedDriver;
+  quick: boolean;
+  only: string[];
+  times: string;
+  seed: string;
+  json: boolean;
+}
+
+const options = new Command('faults')
+  .description(
+    'Injects faults into migrations between two nodes on this machine, and judges what became of them. Needs root.',
+  )
+  .addOption(new Option('--driver <name>', 'what moves').choices(['lxc', 'qemu']).default('lxc'))
+  .option('--quick', 'the short table, of containers only', false)
+  .option('--only <step/fault...>', 'the faults whose name contains one of these', [''])
+  .option('--times <n>', 'each fault so many times', '1')
+  .option('--seed <n>', 'of the order', String(Date.now() % 1_000_000))
+  .option('--json', 'a line of JSON for each fault, then the summary', false)
+  .parse()
+  .opts<Flags>();
 
 function say(text: string): void {
   if (!options.json) process.stdout.write(`${text}\n`);
@@ -133,12 +142,12 @@ function summarize(outcomes: readonly Outcome[]): Summary {
 async function main(): Promise<boolean> {
   const unavailable = benchUnavailable();
   if (unavailable !== null) throw new Error(`faults can not be injected here: ${unavailable}`);
-  const seed = options.seed === '' ? Date.now() % 1_000_000 : Number(options.seed);
-  const { driver } = options;
-  if (driver !== 'lxc' && driver !== 'qemu') throw new Error('--driver is lxc or qemu');
-  const named = cells(driver, options.quick).filter((cell) => nameOf(cell).includes(options.only));
-  if (named.length === 0) throw new Error(`no fault is named *${options.only}*`);
-  const chosen = shuffled(named, seed);
+  const { driver, only } = options;
+  const [times, seed] = [Number(options.times), Number(options.seed)];
+  if (!(times >= 1 && seed >= 0)) throw new Error('--times and --seed are numbers');
+  const named = cells(driver, options.quick).filter((cell) => only.some((name) => nameOf(cell).includes(name)));
+  if (named.length === 0) throw new Error(`no fault is named ${only.join(' or ')}`);
+  const chosen = shuffled(Array.from({ length: times }, () => named).flat(), seed);
   say(`${chosen.length} faults, order of --seed ${seed}`);
 
   const benches = new Set<ProbeBench>();

@@ -34,7 +34,7 @@ const lxc: Besides = {
   committed: [...sourceBarrier, ...destinationBarrier, ...disk],
   'given-up': [...sourceBarrier, ...destinationBarrier, ...disk],
   heard: [...destinationBarrier, ...disk],
-  released: [...restore, ...disk],
+  released: ['kill-supervisor-destination', ...disk],
   running: disk,
   acknowledged: disk,
 };

@@ -23,9 +23,11 @@ import { onlineProcessors } from './machine.js';
  *
  * CRIU calls an action script at fixed points and waits for it (criu(8), --action-script): at `post-dump` a container is
  * stopped and its image complete, and exit code 0 lets CRIU kill it, any other lets it run on; at `post-restore` a
- * container is rebuilt and nothing of it runs, and exit code 0 lets it run, any other ends it. The script waits there
+ * container is rebuilt and nothing of it runs, and exit code 0 lets CRIU go on, any other ends it. The script waits there
  * for a verdict. It is a process of its own, as is the supervisor that lxc-checkpoint is a child of: neither depends on
- * the agent. Everything passes through files of the operation's directory:
+ * the agent. CRIU leaves a restored container in the freezer and off its bridge: LXC ends a container whose CRIU did not
+ * come to a good end, so only when that has been seen does the supervisor let it run. Everything passes through files of
+ * the operation's directory:
  *
  *     kind         round, freeze or prepare
  *     frozen-at    its time of change is the moment before the first process was stopped
@@ -92,11 +94,13 @@ frozen() {
 }
 thaw() { ${v1 ? 'put THAWED freezer.state' : 'put 0 cgroup.freeze'}; }
 thaw_any() { for cgroup in "$cgroup" "$cgroup"-*; do thaw; done; }
+close() { ${v1 ? 'put FROZEN freezer.state' : 'put 1 cgroup.freeze'}; }
+close_any() { for cgroup in "$cgroup" "$cgroup"-*; do close; done; }
 freeze() {
-  ${v1 ? 'put FROZEN freezer.state' : 'put 1 cgroup.freeze'}
-  for try in 0 1 2 3 4 5 6 7 8 9; do
+  close
+  for pause in 0.005 0.005 0.005 0.005 0.005 0.005 0.01 0.02 0.05 0.1 0.3 0.5 1 1 1 1 5; do
     for again in 0 1 2 3 4 5 6 7 8 9; do frozen && return 0; done
-    sleep 0.005
+    sleep "$pause"
   done
   return 1
 }
@@ -120,36 +124,17 @@ trap '' HUP INT TERM
 cd ${quote(directory)} || exit 1
 `;
   if (plan.kind === 'prepare') {
-    const attach = network === null ? ':' : `ip link set dev ${interfaceName} master ${quote(network.bridge)} up`;
     // Up before it is on the bridge: the kernel takes up to 100 ms until an interface whose carrier came sends anything.
     const raise = network === null ? ':' : `ip link set dev ${interfaceName} up`;
-    // The kernel tells the neighbours where an address now is when an interface's MAC is set, be it to the same,
-    // if arp_notify says so; an arping is not needed. More than once, since the interface may still be coming up. In the
-    // background: CRIU waits for this script.
-    const announce =
-      network === null
-        ? ':'
-        : `nsenter --net=/proc/"$CRTOOLS_INIT_PID"/ns/net sh -c 'notify=/proc/sys/net/ipv4/conf/eth0/arp_notify
-    before=$(cat $notify) && echo 1 >$notify
-    for pause in 0 0.1 0.4; do sleep $pause; ip link set dev eth0 address ${network.mac}; done
-    echo "$before" >$notify' </dev/null >/dev/null 2>&1 &`;
-    // A v1 image says that the container was frozen, which it was: so CRIU restores it frozen, and only then it may run.
+    // A v1 image says that the container was frozen, which it was, so CRIU itself shuts the freezer after this script.
+    const fence = plan.freezer.version === 'v1' ? '' : 'pre-resume) close_any ;;\n';
     return `${head}${freezerFunctions(plan.freezer)}${awaitVerdict}
 [ -z "$CRTOOLS_INIT_PID" ] || [ -e init ] || { read -r line <"/proc/$CRTOOLS_INIT_PID/stat" && echo "$line" >init; }
 case $CRTOOLS_SCRIPT_ACTION in
 pre-restore) [ ! -e verdict ] || exit 1 ;;
 post-setup-namespaces) ${raise} ;;
-post-restore)
-  await_verdict || exit 1
-  ${attach} || exit 1
-  ;;
-post-resume)
-  # In this order: what may have run must never be taken for what has not, and restored once more.
-  : >released
-  thaw_any
-  ${announce}
-  ;;
-esac
+post-restore) await_verdict || exit 1 ;;
+${fence}esac
 exit 0
 `;
   }
@@ -176,8 +161,10 @@ case $CRTOOLS_SCRIPT_ACTION in
 pre-dump)
   [ ! -e verdict ] || exit 1
   : >frozen-at
-  # CRIU looks whether the freezer has done its work only every 100 ms; finding it done saves that.
-  freeze && : >stopped || thaw
+  # CRIU looks whether the freezer has done its work only every 100 ms; finding it done saves that. And only of a container
+  # that it finds frozen does the image say so, which a restore relies on.
+  freeze || exit 1
+  : >stopped
   ;;
 post-dump)
   ${postDump}
@@ -316,6 +303,29 @@ rm -rf mend-images mending
 `;
 }
 
+/** The supervisor's lines that let a restored container run. */
+function releaseLines({ network }: BarrierPlan): string {
+  const attach =
+    network === null ? ':' : `ip link set dev ${quote(network.hostInterface)} master ${quote(network.bridge)} up`;
+  // The kernel tells the neighbours where an address now is when an interface's MAC is set, be it to the same,
+  // if arp_notify says so; an arping is not needed. More than once, since the interface may still be coming up. In the
+  // background: the agent waits for this script.
+  const announce =
+    network === null
+      ? ':'
+      : `nsenter --net=/proc/"$init"/ns/net sh -c 'notify=/proc/sys/net/ipv4/conf/eth0/arp_notify
+    before=$(cat $notify) && echo 1 >$notify
+    for pause in 0 0.1 0.4; do sleep $pause; ip link set dev eth0 address ${network.mac}; done
+    echo "$before" >$notify' </dev/null >/dev/null 2>&1 &`;
+  // In this order: what may have run must never be taken for what has not, and restored once more.
+  return `if [ "$code" = 0 ] && read -r init line <init && ${attach}; then
+  : >released
+  thaw_any
+  ${announce}
+fi
+`;
+}
+
 /**
  * The supervisor's text: lxc-checkpoint's parent, which leaves no fence behind however that ends.
  *
@@ -340,7 +350,7 @@ done
   // CRIU leaves the freezer as it found it, so the thaw after it is needed in good and in bad cases.
   const letGo =
     plan.kind === 'prepare'
-      ? ''
+      ? releaseLines(plan)
       : `verdict=
 { read -r verdict <verdict; } 2>/dev/null
 if [ "$verdict" = commit ]; then kill_all; else /bin/sh ./mend; fi
