@@ -705,7 +705,8 @@ function journalRecord(offer: Offer): DestinationRecord {
  */
 async function hasRun({ driver, workload }: Incoming): Promise<boolean> {
   const { released } = await driver.recover(workload);
-  return released || (await driver.inspect(workload)).state === 'running';
+  // One that stands still now, on a full disk, has been let go too.
+  return released || (await driver.inspect(workload)).state !== 'stopped';
 }
 
 function checkSettings(driver: WorkloadDriver, { service, layers }: Offer): void {

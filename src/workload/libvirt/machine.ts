@@ -113,8 +113,10 @@ export class LibvirtMachine implements Machine {
     await virsh(['shutdown', this.layout.domain]).catch(() => {});
   }
 
-  async resume(): Promise<void> {
+  async resume(before: () => Promise<void> = async () => {}): Promise<void> {
     const { domain } = this.layout;
+    if ((await this.find()) === null) throw new DeltahopError('DELTAHOP_E_WORKLOAD', `domain ${domain} has ended`);
+    await before();
     for (const deadline = Date.now() + resumeLimitMs; ; await sleep(pollMs)) {
       const state = await domainState(domain);
       if (state === 'running') return;
@@ -123,6 +125,8 @@ export class LibvirtMachine implements Machine {
       }
       // Somebody else may have been quicker.
       await virsh(['resume', domain]).catch(() => {});
+      // It ran, and has found no room at once.
+      if (await this.isStalled()) return;
     }
   }
 

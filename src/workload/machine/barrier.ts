@@ -60,7 +60,7 @@ cd ${quote(operation)} || exit 1
 read -r line </proc/$$/stat && echo "$line" >supervisor
 ${awaitVerdict}
 if await_verdict; then
-  ${kind === 'freeze' ? `${end}\n  : >ended` : `: >released\n  ${resume}`}
+  ${kind === 'freeze' ? `${end}\n  : >ended` : `if ${lives}; then\n  : >released\n  ${resume}\n  fi`}
 else
   ${kind === 'freeze' ? `if ${lives}; then\n  rm -f ${quote(savedState)}\n  ${resume}\n  fi` : end}
 fi 2>/dev/null

@@ -54,8 +54,11 @@ export interface Machine {
   boot(): Promise<void>;
   /** Asks its guest to switch itself off, one that is suspended too; says nothing of whether it will. */
   askToShutDown(): Promise<void>;
-  /** Lets it run, whatever it has been doing. */
-  resume(): Promise<void>;
+  /**
+   * Lets it run, whatever it has been doing.
+   * @param before Done at the last moment, when it is known to live: from there on its memory may change.
+   */
+  resume(before?: () => Promise<void>): Promise<void>;
   /** Kills it, if it runs, and waits until nothing of it can run any more. The quickest way. */
   end(): Promise<void>;
   /** Ends all of it, one that is just starting too, and what it had on this node to run with. */

@@ -100,8 +100,10 @@ export class MachineDriver implements WorkloadDriver {
       const machine = this.#hypervisor.machine(workload);
       const { layout, settings } = machine;
       if ((await machine.find()) !== null) {
-        if ((await readHold(layout.operation)) === null && (await machine.isSuspended())) await machine.resume();
-        return;
+        if ((await readHold(layout.operation)) !== null || !(await machine.isSuspended())) return;
+        await machine.resume();
+        if (!(await machine.isStalled())) return;
+        throw new DeltahopError('DELTAHOP_E_NO_SPACE', `${workload.name} stands still: a disk of this node is full`);
       }
       await this.#refuseUnable(workload.name);
       await removeOperation(layout.operation);
@@ -134,7 +136,7 @@ export class MachineDriver implements WorkloadDriver {
       // A freeze may have come in between.
       if (!(await mayGoOn())) return false;
       await machine.resume();
-      return true;
+      return !(await machine.isStalled());
     });
   }
 
@@ -421,18 +423,18 @@ export class MachineDriver implements WorkloadDriver {
           if ((await barrier.decide('commit')) !== 'commit') {
             throw new DeltahopError('DELTAHOP_E_RESTORE', `${workload.name} was not held any more`);
           }
-          await barrier.mark('released');
+          await machine.resume(() => barrier.mark('released'));
         } catch (error) {
-          await clear(machine, barrier);
+          await barrier.ended(limits.settle);
+          // With the mark its memory may have changed: whatever has failed, the mark stays, and it is not restored once more.
+          if ((await readHold(operation))?.released !== true) await clear(machine, barrier);
           this.#turns.end(workload);
           throw error;
         }
-        // From here on its memory may have changed: whatever fails, the mark stays, and it is not restored once more.
         this.#turns.settleLater(workload, async () => {
           await barrier.ended(limits.settle);
           if ((await machine.find()) !== null) await removeOperation(operation);
         });
-        await machine.resume();
       },
       abort: async () => {
         if ((await verdictOf(operation)) === 'commit') {
@@ -479,8 +481,7 @@ async function goOn(machine: Machine): Promise<void> {
       throw error;
     }
   }
-  await rm(savedState, { force: true });
-  await machine.resume();
+  await machine.resume(() => rm(savedState, { force: true }));
 }
 
 async function startBarrier(machine: Machine, kind: HoldKind): Promise<MachineBarrier> {

@@ -109,11 +109,13 @@ export class QemuMachine implements Machine {
     }).catch(() => {});
   }
 
-  async resume(): Promise<void> {
+  async resume(before: () => Promise<void> = async () => {}): Promise<void> {
     await this.#withMonitor(async (qmp) => {
+      await before();
       await qmp.execute('cont');
       const status = await qmp.status();
-      if (status === 'running') return;
+      // It ran, and has found no room at once.
+      if (status === 'running' || status === 'io-error') return;
       throw new DeltahopError('DELTAHOP_E_WORKLOAD', `${this.layout.id} is ${status} and does not run`);
     });
   }
