@@ -35,7 +35,7 @@ export type HoldKind = 'freeze' | 'prepare';
 
 /** What the supervisor does with its machine: commands of a shell, in which nothing of a driver's own is defined. */
 export interface HoldActions {
-  /** Whether its QEMU is there, by the exit code. */
+  /** Whether its QEMU is there, by the exit code; leaves its number in `pid`. */
   lives: string;
   /** Lets it run; does no harm to one that runs, or is gone. */
   resume: string;
@@ -59,10 +59,16 @@ trap : HUP INT TERM
 cd ${quote(operation)} || exit 1
 read -r line </proc/$$/stat && echo "$line" >supervisor
 ${awaitVerdict}
+# Asked last of all and without a process of its own, since what is marked after it can not be taken back.
+still() {
+  line=
+  read -r line <"/proc/$pid/cmdline"
+  [ -n "$line" ]
+}
 if await_verdict; then
-  ${kind === 'freeze' ? `${end}\n  : >ended` : `if ${lives}; then\n  : >released\n  ${resume}\n  fi`}
+  ${kind === 'freeze' ? `${end}\n  : >ended` : `if ${lives} && still; then\n  : >released\n  ${resume}\n  fi`}
 else
-  ${kind === 'freeze' ? `if ${lives}; then\n  rm -f ${quote(savedState)}\n  ${resume}\n  fi` : end}
+  ${kind === 'freeze' ? `if ${lives} && still; then\n  rm -f ${quote(savedState)}\n  ${resume}\n  fi` : end}
 fi 2>/dev/null
 exit 0
 `;
