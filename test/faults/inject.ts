@@ -77,7 +77,9 @@ const heldMachineKilled: Fault = {
     const [found] = findVictims('qemu', place);
     if (found === undefined) return null;
     process.kill(found.pid, 'SIGSTOP');
-    const held = attempt.operation('destination') === 'prepare' && !attempt.has('destination', 'released');
+    const isReleased = ['released', 'released.supervisor'].some((mark) => attempt.has('destination', mark));
+    // Asked last: with the operation's directory the marks go.
+    const held = !isReleased && attempt.operation('destination') === 'prepare';
     const hit = held && kill(found);
     if (!hit && isThere(found)) process.kill(found.pid, 'SIGCONT');
     return hit ? { mend: nothing, lasting: false } : null;

@@ -7,13 +7,14 @@
  *     boot         of which boot of this node it is: the memory of a held machine does not survive one
  *     ended        freeze: QEMU was killed; nothing of it can run here any more
  *     restoring    freeze: QEMU had ended before it was to go on, and is being restored from what was saved
- *     released     prepare: it runs, or is about to
+ *     released     prepare: it runs, or is about to, by the agent
+ *     released.supervisor   the same, by the supervisor
  *     supervisor   /proc/PID/stat of the supervisor
  *
  * The agent does itself what follows from a verdict, which takes less time; the supervisor does the same once more, which
  * does no harm, and is waited for before anything else is done with the machine.
  */
-import { mkdir, open, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, open, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Detached, mustRun, startDetached } from '../command.js';
@@ -59,14 +60,14 @@ trap : HUP INT TERM
 cd ${quote(operation)} || exit 1
 read -r line </proc/$$/stat && echo "$line" >supervisor
 ${awaitVerdict}
-# Asked last of all and without a process of its own, since what is marked after it can not be taken back.
+# Asked without a process of its own, which takes time: before a mark, and after it, which may take long on a busy disk.
 still() {
   line=
   read -r line <"/proc/$pid/cmdline"
   [ -n "$line" ]
 }
 if await_verdict; then
-  ${kind === 'freeze' ? `${end}\n  : >ended` : `if ${lives} && still; then\n  : >released\n  ${resume}\n  fi`}
+  ${kind === 'freeze' ? `${end}\n  : >ended` : `if ${lives} && still; then\n  : >released.supervisor\n  if still; then\n  ${resume}\n  else\n  rm released.supervisor\n  fi\n  fi`}
 else
   ${kind === 'freeze' ? `if ${lives} && still; then\n  rm -f ${quote(savedState)}\n  ${resume}\n  fi` : end}
 fi 2>/dev/null
@@ -131,6 +132,11 @@ export class MachineBarrier {
     await writeFile(join(this.#directory, what), '');
   }
 
+  /** Takes back a mark of this agent's upon which nothing was done. */
+  async unmark(what: 'released'): Promise<void> {
+    await rm(join(this.#directory, what), { force: true });
+  }
+
   /** Fulfilled once the supervisor has decided though nobody here has; never, if somebody did. */
   async gaveWay(): Promise<void> {
     await this.#supervisor.ended;
@@ -169,7 +175,7 @@ export async function readHold(directory: string): Promise<HoldRemnant | null> {
   return {
     kind: kind === 'freeze' ? 'freeze' : 'prepare',
     verdict: await verdictOf(directory),
-    released: await exists(join(directory, 'released')),
+    released: (await exists(join(directory, 'released'))) || (await exists(join(directory, 'released.supervisor'))),
     supervisor: parseStat(await readFile(join(directory, 'supervisor'), 'utf8').catch(() => '')),
   };
 }

@@ -423,7 +423,13 @@ export class MachineDriver implements WorkloadDriver {
           if ((await barrier.decide('commit')) !== 'commit') {
             throw new DeltahopError('DELTAHOP_E_RESTORE', `${workload.name} was not held any more`);
           }
-          await machine.resume(() => barrier.mark('released'));
+          await machine.resume(async () => {
+            await barrier.mark('released');
+            // That may have taken long, with others' files on their way to the same disk.
+            if ((await machine.find()) !== null) return;
+            await barrier.unmark('released');
+            throw new DeltahopError('DELTAHOP_E_RESTORE', `${workload.name} has ended while it was held`);
+          });
         } catch (error) {
           await barrier.ended(limits.settle);
           // With the mark its memory may have changed: whatever has failed, the mark stays, and it is not restored once more.
