@@ -2,7 +2,6 @@
  * Every step of a migration crossed with every fault, on real nodes with a real container or virtual machine: after each,
  * one copy runs, no counter has gone back, the client's one connection has lost and doubled nothing, nothing is left over,
  * and the next migration works. A virtual machine's disk has to be sound at both nodes, too.
- *
  */
 import { Command, Option } from 'commander';
 import { benchUnavailable, ProbeBench } from '../integration/support/probe-bench.js';

@@ -206,13 +206,14 @@ test('a dry run and a comparison of contents leave what is remembered alone', ()
     assert.is(describeTree(there), describeTree(here));
   }));
 
+/** Of a sync on one machine. */
+function placesIn(directory: string): { source: string; target: string; state: string } {
+  return { source: join(directory, 'source'), target: join(directory, 'target'), state: join(directory, 'state') };
+}
+
 test('on one machine the target itself is the basis, and no copy is made', () =>
   withScratch(async (directory) => {
-    const [source, target, state] = ['source', 'target', 'state'].map((name) => join(directory, name)) as [
-      string,
-      string,
-      string,
-    ];
+    const { source, target, state } = placesIn(directory);
     fill(source);
     const sync = (): Promise<SyncReport> =>
       syncLocally(engine, `${source}/`, `${target}/`, plain, { memory: new SyncMemory(engine, state) });
@@ -231,11 +232,7 @@ test('on one machine the target itself is the basis, and no copy is made', () =>
 
 test('where nothing can be kept the sync is done all the same, and says so', () =>
   withScratch(async (directory) => {
-    const [source, target, state] = ['source', 'target', 'state'].map((name) => join(directory, name)) as [
-      string,
-      string,
-      string,
-    ];
+    const { source, target, state } = placesIn(directory);
     fill(source);
     writeFileSync(state, 'a file');
     const { receiver, isComplete } = await syncLocally(engine, `${source}/`, `${target}/`, plain, {
