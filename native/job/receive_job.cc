@@ -273,7 +273,7 @@ class ReceiveJob final : public TransferJob {
     for (;;) {
       DH_TRY(const Frame frame, receive());
       if (frame.type == static_cast<uint8_t>(Message::kSharedEnd)) return {};
-      if (frame.type >= static_cast<uint8_t>(Message::kReceiverHello)) return unexpected(frame);
+      if (isReceivers(frame.type)) return unexpected(frame);
     }
   }
 

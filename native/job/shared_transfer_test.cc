@@ -237,6 +237,25 @@ TEST_CASE_FIXTURE(SharedFixture, "files of which only the times are new stay, an
     requireSameTree(from, to);
     CHECK(refused.sender.statistic("basisRefused") == 1);
   }
+  SUBCASE("a receiver whose refusal comes late passes them over") {
+    touchAll(2000);
+    overwrite(to + "/medium", 10, random.bytes(5));
+    std::atomic<bool> told{false};
+    down.tamper = same.counted([&](Message type) {
+      if (type == Message::kSame) told = true;
+    });
+    PipeOptions up;
+    up.tamper = watch([&](Message type, std::span<uint8_t>) {
+      if (type != Message::kManifestWanted) return;
+      for (int turns = 0; !told && turns < 2000; ++turns) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    });
+    TransferRun refused(send(false), receive(), down, up);
+    DH_REQUIRE_OK(refused.sender.outcome());
+    DH_REQUIRE_OK(refused.receiver.outcome());
+    CHECK(told);
+    requireSameTree(from, to);
+    CHECK(refused.sender.statistic("basisRefused") == 1);
+  }
 }
 
 TEST_CASE_FIXTURE(SharedFixture, "an unchanged tree is known without reading it") {

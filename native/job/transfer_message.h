@@ -59,6 +59,11 @@ enum class Message : uint8_t {
   kDiffers = 33,  // files that are not
 };
 
+/// True for the types that only a receiver sends.
+inline constexpr bool isReceivers(uint8_t type) {
+  return type >= static_cast<uint8_t>(Message::kReceiverHello) && type < static_cast<uint8_t>(Message::kError);
+}
+
 // Bits of kSenderHello.
 inline constexpr uint8_t kHelloVerify = 1 << 0;
 // Bits of kTree.
