@@ -15,6 +15,7 @@ import {
   verdictOf,
   waitUntil,
 } from '../verdict.js';
+import { announce } from './announcement.js';
 import type { Criu } from './criu.js';
 import { onlineProcessors } from './machine.js';
 
@@ -74,8 +75,8 @@ export interface BarrierPlan {
   criuConfig: string;
   /** The container's directory in the freezer's hierarchy; of a prepare: the one it should get (see Cgroup.payload). */
   freezer: { directory: string; version: 'v1' | 'v2' };
-  /** The network end on this node, and the bridge and MAC (freeze, prepare); null: no network. */
-  network: { hostInterface: string; bridge: string; mac: string } | null;
+  /** The network end on this node, and the bridge (freeze, prepare); null: no network. */
+  network: { hostInterface: string; bridge: string } | null;
 }
 
 /** A file that appears in the operation's directory. */
@@ -307,21 +308,11 @@ rm -rf mend-images mending
 function releaseLines({ network }: BarrierPlan): string {
   const attach =
     network === null ? ':' : `ip link set dev ${quote(network.hostInterface)} master ${quote(network.bridge)} up`;
-  // The kernel tells the neighbours where an address now is when an interface's MAC is set, be it to the same,
-  // if arp_notify says so; an arping is not needed. More than once, since the interface may still be coming up. In the
-  // background: the agent waits for this script.
-  const announce =
-    network === null
-      ? ':'
-      : `nsenter --net=/proc/"$init"/ns/net sh -c 'notify=/proc/sys/net/ipv4/conf/eth0/arp_notify
-    before=$(cat $notify) && echo 1 >$notify
-    for pause in 0 0.1 0.4; do sleep $pause; ip link set dev eth0 address ${network.mac}; done
-    echo "$before" >$notify' </dev/null >/dev/null 2>&1 &`;
   // In this order: what may have run must never be taken for what has not, and restored once more.
   return `if [ "$code" = 0 ] && read -r init line <init && ${attach}; then
   : >released
   thaw_any
-  ${announce}
+  ${network === null ? ':' : `${announce} </dev/null >/dev/null 2>&1 &`}
 fi
 `;
 }

@@ -715,7 +715,7 @@ function recordsOf(layout: LxcLayout, name: string, basisPath: string) {
 }
 
 function networkOf(layout: LxcLayout, network: LxcSettings['network']): BarrierPlan['network'] {
-  return network && { hostInterface: layout.hostInterface, bridge: network.bridge, mac: network.mac };
+  return network && { hostInterface: layout.hostInterface, bridge: network.bridge };
 }
 
 /** The upper directory's own mode and owner become the container's root directory's: those of the layers below it. */
