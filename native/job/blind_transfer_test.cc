@@ -1,5 +1,6 @@
 // Files of pages to a receiver that has other ones: what goes over is what changed, in few turns, and whatever else
 // happens to the receiver's files meanwhile, the result is right.
+#include <atomic>
 #include <cstring>
 
 #include "base/test_support.h"
@@ -258,7 +259,7 @@ TEST_CASE_FIXTURE(BlindFixture, "an answer to what was not offered is refused") 
 TEST_CASE_FIXTURE(BlindFixture, "version 2 is spoken where a peer knows no other") {
   makeImages("image", 4);
   makeOldFiles(*this, 100, 3000);
-  int old = 0;
+  std::atomic<int> old = 0;  // each direction has its thread
   uint64_t offered = 0;
   uint64_t differing = 0;
   const auto makeOld = [&](Message type, std::span<uint8_t> payload) {
