@@ -274,6 +274,8 @@ Status FileRequester::sendSignature(uint32_t index, const Basis& basis) {
     writer.raw(piece);
     signatureBytes_ += payload.size();
     DH_CHECK(out_.send(Message::kSignature, payload));
+    // The sender looks for what it knows of while the rest is made.
+    if (!last) DH_CHECK(out_.flush());
     piece = std::move(following);
   }
   readBytes_ += builder.readBytes();

@@ -15,8 +15,23 @@ namespace {
 constexpr size_t kBatchBytes = 256 << 10;
 // Some thousand files, of which all would be asked for again if one were not the same.
 constexpr size_t kMaxListBytes = 4 << 10;
+constexpr uint32_t kMaxEarlyBlockBytes = 64 << 10;
 
 }  // namespace
+
+/// A delta in the making. Without a matcher: the peer was told that there will be none.
+struct FileSender::Delta {
+  Delta(uint32_t number, Source opened) : index(number), source(std::move(opened)) {}
+
+  const uint32_t index;
+  Source source;
+  std::optional<SignatureIndex> basis;
+  std::optional<DeltaEncoder> encoder;
+  std::optional<Matcher> matcher;
+  ContentHasher hasher;
+  std::optional<FileMatch> match;
+  uint64_t flushedBytes = 0;  // of blocks
+};
 
 FileSender::FileSender(Surroundings surroundings)
     : around_(std::move(surroundings)),
@@ -24,6 +39,8 @@ FileSender::FileSender(Surroundings surroundings)
       literals_(around_.options.zstdLevel),
       parents_(around_.root, around_.tree),
       sent_(around_.tree.size()) {}
+
+FileSender::~FileSender() = default;
 
 Result<FileSender::Source> FileSender::open(uint32_t index) {
   Source source;
@@ -200,30 +217,83 @@ Status FileSender::flush() {
   return around_.out.send(Message::kSmallFiles, payload);
 }
 
+Status FileSender::openDelta(uint32_t index, Source source, const Signature& signature, bool isWhole) {
+  DH_CHECK(flush());
+  delta_ = std::make_unique<Delta>(index, std::move(source));
+  if (!delta_->source.file.isOpen()) return {};
+  delta_->basis.emplace(signature, isWhole);
+  delta_->encoder.emplace(blocksOf(index), around_.options.zstdLevel, stream());
+  delta_->matcher.emplace(*delta_->basis, *delta_->encoder);
+  delta_->match.emplace(delta_->source.file, *delta_->matcher, delta_->hasher);
+  return {};
+}
+
+Status FileSender::beginDelta(uint32_t index, const Signature& growing) {
+  if (delta_ == nullptr) {
+    // The block after the last one says that this one is whole, and the size of the basis, which is not known yet, that
+    // blocks may be so large.
+    if (growing.blocks.size() < 2 || growing.blockBytes > kMaxEarlyBlockBytes) return {};
+    DH_TRY(Source source, open(index));
+    DH_CHECK(openDelta(index, std::move(source), growing, false));
+  } else if (delta_->matcher.has_value()) {
+    delta_->basis->update(false);
+  }
+  if (!delta_->matcher.has_value()) return {};
+  Status matched = matchDelta();
+  return matched.ok() ? matched : endDelta(std::move(matched).error());
+}
+
 Status FileSender::sendDelta(uint32_t index, const Signature& signature) {
-  DH_TRY(Source source, open(index));
-  if (!source.file.isOpen()) return {};
-  return sendDelta(index, std::move(source), signature);
+  if (delta_ == nullptr) {
+    DH_TRY(Source source, open(index));
+    return sendDelta(index, std::move(source), signature);
+  }
+  if (delta_->matcher.has_value()) delta_->basis->update(true);
+  return finishDelta();
 }
 
 Status FileSender::sendDelta(uint32_t index, Source source, const Signature& signature) {
-  DH_CHECK(flush());
-  const SignatureIndex matchIndex(signature);
-  DeltaEncoder encoder(blocksOf(index), around_.options.zstdLevel, stream());
-  Matcher matcher(matchIndex, encoder);
-  ContentHasher hasher;
-  Status matched = matchFile(source.file, matcher, hasher, [&](uint64_t done) {
+  DH_CHECK(openDelta(index, std::move(source), signature, true));
+  return finishDelta();
+}
+
+// Goes on as far as the index allows. Blocks of a large file do not wait for each other: the receiver has work to do.
+Status FileSender::matchDelta() {
+  Delta& delta = *delta_;
+  Status flushed;
+  const Status matched = delta.match->run([&](uint64_t done) {
     around_.advance(doneBytes_ + done, filesSent_);
-    return !around_.cancelled();
+    if (delta.encoder->statistics().blockBytes > delta.flushedBytes) {
+      delta.flushedBytes = delta.encoder->statistics().blockBytes;
+      flushed = around_.out.flush();
+    }
+    return flushed.ok() && !around_.cancelled();
   });
-  if (matched.ok()) matched = matcher.finish();
-  if (matched.ok()) matched = encoder.finish();
-  const MatchStatistics& match = matcher.statistics();
-  addMatched(index, match.readBytes, match.matchedBytes, match.zeroBytes, encoder.statistics());
+  return flushed.ok() ? matched : flushed;
+}
+
+Status FileSender::finishDelta() {
+  if (!delta_->matcher.has_value()) {
+    delta_.reset();
+    return {};
+  }
+  Status matched = matchDelta();
+  if (matched.ok()) matched = delta_->matcher->finish();
+  if (matched.ok()) matched = delta_->encoder->finish();
+  const MatchStatistics& match = delta_->matcher->statistics();
+  addMatched(delta_->index, match.readBytes, match.matchedBytes, match.zeroBytes, delta_->encoder->statistics());
   falseMatches_ += match.falseMatches;
-  if (!matched.ok()) return sendFailure(index, std::move(matched).error());
-  DH_CHECK(checkUnchanged(index, source));
-  return sendEnd(index, source.changed, hasher.size(), hasher.finish());
+  const std::unique_ptr<Delta> delta = std::move(delta_);
+  if (!matched.ok()) return sendFailure(delta->index, std::move(matched).error());
+  DH_CHECK(checkUnchanged(delta->index, delta->source));
+  return sendEnd(delta->index, delta->source.changed, delta->hasher.size(), delta->hasher.finish());
+}
+
+// There is nothing to be made of what may still come of the signature.
+Status FileSender::endDelta(Error error) {
+  delta_->match.reset();
+  delta_->matcher.reset();
+  return sendFailure(delta_->index, std::move(error));
 }
 
 Status FileSender::sendFailure(uint32_t index, Error error) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -36,6 +37,7 @@ class FileSender {
     std::function<void(uint64_t doneBytes, uint64_t doneFiles)> advance;
   };
   explicit FileSender(Surroundings surroundings);
+  ~FileSender();
 
   /// An open file of the tree.
   struct Source {
@@ -47,7 +49,10 @@ class FileSender {
 
   /// A file as it is. Small ones are gathered: flush() before the peer is waited for.
   Status sendWhole(uint32_t index, const Key& key);
-  /// A file as a delta from the basis of this signature.
+  /// As much of a file's delta as a signature allows that is still being read; the same one must be given to
+  /// sendDelta() in the end, and nothing else be sent before.
+  Status beginDelta(uint32_t index, const Signature& growing);
+  /// A file as a delta from the basis of this signature, or the rest of it.
   Status sendDelta(uint32_t index, const Signature& signature);
   /// A file of which the receiver has one with this keyed digest: that it is the same or not, or all of it.
   Status answerOffer(uint32_t index, ByteSpan offered, const Key& key);
@@ -97,6 +102,12 @@ class FileSender {
   uint64_t doneFiles() const { return filesSent_; }
 
  private:
+  struct Delta;
+
+  Status openDelta(uint32_t index, Source source, const Signature& signature, bool isWhole);
+  Status matchDelta();
+  Status finishDelta();
+  Status endDelta(Error error);
   Status flushSame();
   Status flushDiffers();
 
@@ -110,7 +121,8 @@ class FileSender {
   FileListWriter differs_;
   Bytes content_;
   std::unordered_map<uint32_t, Digest> digests_;
-  std::vector<bool> sent_;  // by entry
+  std::vector<bool> sent_;        // by entry
+  std::unique_ptr<Delta> delta_;  // the one under way
   uint16_t version_ = 0;
   uint64_t filesSent_ = 0;
   uint64_t doneBytes_ = 0;

@@ -335,11 +335,11 @@ class SendJob final : public TransferJob {
     if (index != signatureIndex_) return Error{Code::kProtocol, "a signature inside another", 0};
     DH_TRY(const ByteSpan piece, reader.take(reader.remaining()));
     DH_CHECK(parser_->feed(piece));
-    if (!(flags & kSignatureLast)) return {};
-    auto signature = parser_->finish();
+    if (!(flags & kSignatureLast)) return files_->beginDelta(index, parser_->signature());
+    if (!parser_->ended()) return parser_->finish().error();
+    const Status sent = files_->sendDelta(index, parser_->signature());
     parser_.reset();
-    if (!signature.ok()) return signature.error();
-    return files_->sendDelta(index, signature.value());
+    return sent;
   }
 
   void advance(uint64_t bytes, uint64_t files, bool force = false) {

@@ -36,50 +36,75 @@ constexpr uint64_t kLookCredit = 8;
 
 }  // namespace
 
-SignatureIndex::SignatureIndex(const Signature& signature)
+SignatureIndex::SignatureIndex(const Signature& signature, bool isWhole)
     : signature_(signature), rolling_(signature.key, signature.blockBytes) {
-  const size_t entries = signature.blocks.size();
-  if (entries == 0) return;
+  update(isWhole);
+}
+
+void SignatureIndex::update(bool isWhole) {
+  const std::vector<uint32_t>& blocks = signature_.blocks;
+  const size_t before = entries_;
+  isWhole_ = isWhole;
+  entries_ = blocks.size() - (isWhole || blocks.empty() ? 0 : 1);
+  if (entries_ == 0) return;
+  if (!isWhole) {
+    if (entries_ * 2 > slots_.size()) {
+      clear(entries_);  // twice as large as before
+      for (size_t entry = 0; entry < entries_; ++entry) add(entry);
+    } else {
+      for (size_t entry = before; entry < entries_; ++entry) add(entry);
+    }
+    return;
+  }
   // Files end in few blocks: look there, not at every block.
-  for (const BasisSpan& file : signature.files) {
-    if (file.bytes % signature.blockBytes == 0) continue;
-    const int64_t entry = entryOfBlock(file.end() / signature.blockBytes);
+  for (const BasisSpan& file : signature_.files) {
+    if (file.bytes % signature_.blockBytes == 0) continue;
+    const int64_t entry = entryOfBlock(file.end() / signature_.blockBytes);
     if (entry >= 0) shortEntries_.push_back(static_cast<uint32_t>(entry));
   }
-  if (shortEntries_.size() == entries) return;
-
-  const unsigned slotBits = static_cast<unsigned>(std::bit_width(std::bit_ceil(entries * 2)) - 1);
-  const unsigned filterBits = std::clamp(slotBits + 4, 6u, kMaxFilterBitsLog2);
-  filterShift_ = 32 - filterBits;
-  filter_.resize(size_t{1} << (filterBits - 5));
-  secondFilter_.resize(filter_.size());
-  slotShift_ = 32 - slotBits;
-  slots_.resize(size_t{1} << slotBits);
-  const size_t mask = slots_.size() - 1;
+  slots_.clear();
+  if (shortEntries_.size() == entries_) return;
+  clear(entries_);
   size_t nextShort = 0;
   std::vector<uint32_t> shorts = shortEntries_;
   std::sort(shorts.begin(), shorts.end());
-  for (size_t entry = 0; entry < entries; ++entry) {
+  for (size_t entry = 0; entry < entries_; ++entry) {
     if (nextShort < shorts.size() && shorts[nextShort] == entry) {
       ++nextShort;
-      continue;
+    } else {
+      add(entry);
     }
-    const uint32_t weak = signature.weak[entry];
-    size_t same = 0;
-    for (size_t probe = 0; probe < kMaxProbes && same < kMaxCandidates; ++probe) {
-      Slot& slot = slots_[((weak >> slotShift_) + probe) & mask];
-      if (slot.entryPlusOne == 0) {
-        slot = {weak, static_cast<uint32_t>(entry + 1)};
-        const uint32_t bit = weak >> filterShift_;
-        filter_[bit >> 5] |= uint32_t{1} << (bit & 31);
-        const uint32_t secondBit = weak * kSecondMultiplier >> filterShift_;
-        secondFilter_[secondBit >> 5] |= uint32_t{1} << (secondBit & 31);
-        break;
-      }
-      if (slot.weak != weak) continue;
-      if (signature.strong[slot.entryPlusOne - 1] == signature.strong[entry]) break;
-      ++same;
+  }
+}
+
+// Begins anew, with room for so many entries.
+void SignatureIndex::clear(size_t room) {
+  const unsigned slotBits = static_cast<unsigned>(std::bit_width(std::bit_ceil(room * 2)) - 1);
+  const unsigned filterBits = std::clamp(slotBits + 4, 6u, kMaxFilterBitsLog2);
+  filterShift_ = 32 - filterBits;
+  filter_.assign(size_t{1} << (filterBits - 5), 0);
+  secondFilter_.assign(filter_.size(), 0);
+  slotShift_ = 32 - slotBits;
+  slots_.assign(size_t{1} << slotBits, Slot{});
+}
+
+void SignatureIndex::add(size_t entry) {
+  const size_t mask = slots_.size() - 1;
+  const uint32_t weak = signature_.weak[entry];
+  size_t same = 0;
+  for (size_t probe = 0; probe < kMaxProbes && same < kMaxCandidates; ++probe) {
+    Slot& slot = slots_[((weak >> slotShift_) + probe) & mask];
+    if (slot.entryPlusOne == 0) {
+      slot = {weak, static_cast<uint32_t>(entry + 1)};
+      const uint32_t bit = weak >> filterShift_;
+      filter_[bit >> 5] |= uint32_t{1} << (bit & 31);
+      const uint32_t secondBit = weak * kSecondMultiplier >> filterShift_;
+      secondFilter_[secondBit >> 5] |= uint32_t{1} << (secondBit & 31);
+      return;
     }
+    if (slot.weak != weak) continue;
+    if (signature_.strong[slot.entryPlusOne - 1] == signature_.strong[entry]) return;
+    ++same;
   }
 }
 
@@ -95,7 +120,7 @@ size_t SignatureIndex::candidates(uint32_t weak, std::span<uint32_t> entries) co
 }
 
 int64_t SignatureIndex::entryOfBlock(uint64_t block) const {
-  const std::vector<uint32_t>& blocks = signature_.blocks;
+  const std::span<const uint32_t> blocks = std::span(signature_.blocks).first(entries_);
   if (blocks.empty() || block > blocks.back()) return -1;
   // Without holes an entry's number is its block's.
   if (block < blocks.size() && blocks[block] == block) return static_cast<int64_t>(block);
@@ -114,6 +139,7 @@ Matcher::Matcher(const SignatureIndex& index, DeltaSink& sink)
       capacity_(2 * blockBytes_ + kReadAheadBytes + (maxStrideBlocks_ - 1) * blockBytes_),
       buffer_(std::make_unique_for_overwrite<uint8_t[]>(capacity_)),
       nextEntry_(index.entryOfBlock(0)),
+      whole_(index.isWhole()),
       credit_(kStartCreditBlocks * blockBytes_) {}
 
 std::span<uint8_t> Matcher::room() {
@@ -144,6 +170,7 @@ Status Matcher::feedZeros(uint64_t count) {
     if (position_ == end_ && literalStart_ == end_ && (pendingZeros_ > 0 || count >= minZeroRun_)) {
       // Nothing before the zeros is waiting for them.
       nextEntry_ = -1;
+      lastEntry_ = -1;
       pendingZeros_ += count;
       bufferOffset_ += count;
       break;
@@ -171,6 +198,15 @@ Status Matcher::finish() {
   return {};
 }
 
+Status Matcher::resume() {
+  if (whole_) return {};
+  // There may be something now where nothing was found.
+  position_ -= barrenBytes_;
+  barrenBytes_ = 0;
+  whole_ = index_.isWhole();
+  return process(false);
+}
+
 uint64_t Matcher::strongOf(const uint8_t* bytes, size_t length) const {
   uint64_t hash;
   blake3KeyedBlocks(signature_.key, bytes, length, 1, &hash);
@@ -193,11 +229,17 @@ Status Matcher::copyTo(size_t at, uint32_t entry, size_t blocks, size_t length) 
   position_ = at + length;
   literalStart_ = position_;
   startDense();
-  const size_t next = entry + blocks;
-  const bool goesOn = next < signature_.blocks.size() && signature_.blocks[next] == signature_.blocks[next - 1] + 1;
-  nextEntry_ = goesOn ? static_cast<int64_t>(next) : -1;
+  expectAfter(entry + blocks - 1);
   statistics_.matchedBytes += length;
   return sink_.copy(basisOffset, length);
+}
+
+// The copy that ended with this entry may go on with the next one.
+void Matcher::expectAfter(size_t entry) {
+  const size_t next = entry + 1;
+  const bool goesOn = next < index_.entries() && signature_.blocks[next] == signature_.blocks[entry] + 1;
+  nextEntry_ = goesOn ? static_cast<int64_t>(next) : -1;
+  lastEntry_ = next < index_.entries() || index_.isWhole() ? -1 : static_cast<int64_t>(entry);
 }
 
 int64_t Matcher::entryOnDiagonal(uint64_t targetOffset, int64_t diagonal) const {
@@ -208,9 +250,12 @@ int64_t Matcher::entryOnDiagonal(uint64_t targetOffset, int64_t diagonal) const 
 
 // Copies the blocks that follow the last one copied for as long as they are the same.
 Result<Matcher::Step> Matcher::continueCopy(bool isEnd) {
-  while (nextEntry_ >= 0) {
+  for (;;) {
+    if (lastEntry_ >= 0) expectAfter(static_cast<size_t>(lastEntry_));
+    if (lastEntry_ >= 0) return Step::kStalled;
+    if (nextEntry_ < 0) break;
     const auto entry = static_cast<uint32_t>(nextEntry_);
-    const size_t length = signature_.blockLength(signature_.blocks[entry]);
+    const size_t length = index_.lengthOf(entry);
     const size_t available = end_ - position_;
     if (available < length) {
       // What is short of bytes because zeros follow is found again at the end of those.
@@ -221,9 +266,9 @@ Result<Matcher::Step> Matcher::continueCopy(bool isEnd) {
     size_t blocks = 1;
     if (length == blockBytes_) {
       const size_t most = std::min(batch_, available / blockBytes_);
-      while (blocks < most && entry + blocks < signature_.blocks.size() &&
+      while (blocks < most && entry + blocks < index_.entries() &&
              signature_.blocks[entry + blocks] == signature_.blocks[entry] + blocks &&
-             signature_.blockLength(signature_.blocks[entry + blocks]) == blockBytes_) {
+             index_.lengthOf(entry + blocks) == blockBytes_) {
         ++blocks;
       }
     }
@@ -260,7 +305,7 @@ Result<Matcher::Step> Matcher::endZeroRun(bool isEnd) {
       const size_t before = static_cast<uint64_t>(basisOffset) % blockBytes_;
       const int64_t entry = index_.entryOfBlock(static_cast<uint64_t>(basisOffset) / blockBytes_);
       if (entry < 0 || before > pendingZeros_) continue;
-      const size_t length = signature_.blockLength(signature_.blocks[static_cast<size_t>(entry)]);
+      const size_t length = index_.lengthOf(static_cast<size_t>(entry));
       if (before >= length) continue;
       const size_t after = length - before;
       if (after > end_ - position_) {
@@ -281,9 +326,7 @@ Result<Matcher::Step> Matcher::endZeroRun(bool isEnd) {
       position_ = at + after;
       literalStart_ = position_;
       startDense();
-      const size_t next = size_t{found} + 1;
-      const bool goesOn = next < signature_.blocks.size() && signature_.blocks[next] == signature_.blocks[found] + 1;
-      nextEntry_ = goesOn ? static_cast<int64_t>(next) : -1;
+      expectAfter(found);
       statistics_.matchedBytes += length;
       DH_CHECK(sink_.copy(uint64_t{signature_.blocks[found]} * signature_.blockBytes, length));
       return Step::kAdvanced;
@@ -343,7 +386,7 @@ int64_t Matcher::findWindow(size_t at, uint32_t weak) {
     const int64_t entry = entryOnDiagonal(targetOffset(at), diagonal);
     if (entry < 0) continue;
     const auto found = static_cast<size_t>(entry);
-    if (signature_.weak[found] == weak && signature_.blockLength(signature_.blocks[found]) == blockBytes_) {
+    if (signature_.weak[found] == weak && index_.lengthOf(found) == blockBytes_) {
       entries[count++] = static_cast<uint32_t>(entry);
     }
   }
@@ -378,7 +421,7 @@ size_t Matcher::blocksBefore(size_t at, uint32_t entry) {
   size_t most = std::min<size_t>((at - literalStart_) / blockBytes_, entry);
   size_t blocks = 0;
   while (blocks < most && signature_.blocks[entry - blocks - 1] + blocks + 1 == signature_.blocks[entry] &&
-         signature_.blockLength(signature_.blocks[entry - blocks - 1]) == blockBytes_) {
+         index_.lengthOf(entry - blocks - 1) == blockBytes_) {
     ++blocks;
   }
   size_t same = 0;
@@ -457,8 +500,7 @@ Status Matcher::scan(size_t scanEnd, bool afterCopy) {
     if (entry >= 0) {
       const auto found = static_cast<uint32_t>(entry);
       const uint8_t* bytes = buffer_.get() + position_;
-      if (signature_.blockLength(signature_.blocks[found]) == blockBytes_ &&
-          !index_.mayContain(index_.rolling().hash(bytes)) &&
+      if (index_.lengthOf(found) == blockBytes_ && !index_.mayContain(index_.rolling().hash(bytes)) &&
           strongOf(bytes + blockBytes_, blockBytes_) == signature_.strong[found]) {
         return copyTo(position_ + blockBytes_, found, 1, blockBytes_);
       }
@@ -488,7 +530,7 @@ Status Matcher::scan(size_t scanEnd, bool afterCopy) {
 // The target's last bytes may be the short last block of a basis file.
 Status Matcher::matchShortEnd() {
   for (const uint32_t entry : index_.shortEntries()) {
-    const size_t length = signature_.blockLength(signature_.blocks[entry]);
+    const size_t length = index_.lengthOf(entry);
     if (length > end_ - literalStart_) continue;
     if (strongOf(buffer_.get() + end_ - length, length) != signature_.strong[entry]) continue;
     return copyTo(end_ - length, entry, 1, length);
@@ -507,6 +549,7 @@ void Matcher::compact() {
 
 Status Matcher::process(bool isEnd) {
   bool zeroRunKnown = false;
+  stalled_ = false;
   for (;;) {
     if (pendingZeros_ > 0) {
       DH_TRY(const Step step, endZeroRun(isEnd));
@@ -514,9 +557,10 @@ Status Matcher::process(bool isEnd) {
       continue;
     }
     bool afterCopy = false;
-    if (nextEntry_ >= 0) {
+    if (nextEntry_ >= 0 || lastEntry_ >= 0) {
       DH_TRY(const Step step, continueCopy(isEnd));
-      if (step == Step::kNeedsMore) break;
+      stalled_ = step == Step::kStalled;
+      if (stalled_ || step == Step::kNeedsMore) break;
       afterCopy = true;
     }
     if (!zeroRunKnown || position_ > zeroStart_) {
@@ -524,6 +568,8 @@ Status Matcher::process(bool isEnd) {
       zeroRunKnown = true;
     }
     if (position_ == zeroStart_ && zeroStart_ < zeroEnd_) {
+      stalled_ = !whole_;
+      if (stalled_) break;
       DH_CHECK(flushLiteral(position_));
       pendingZeros_ = zeroEnd_ - zeroStart_;
       position_ = zeroEnd_;
@@ -546,9 +592,15 @@ Status Matcher::process(bool isEnd) {
       continue;
     }
     const size_t windowEnd = end_ - position_ >= blockBytes_ ? end_ - blockBytes_ + 1 : position_;
-    const size_t scanEnd = std::min(zeroStart_, windowEnd);
+    size_t scanEnd = std::min(zeroStart_, windowEnd);
+    if (!whole_) {
+      // Further away, a block that is not known yet may lie before what is found.
+      stalled_ = barrenBytes_ >= blockBytes_;
+      if (stalled_) break;
+      scanEnd = std::min<size_t>(scanEnd, position_ + blockBytes_ - barrenBytes_);
+    }
     if (position_ < scanEnd) {
-      DH_CHECK(scan(scanEnd, afterCopy));
+      DH_CHECK(scan(scanEnd, afterCopy && whole_));
       continue;
     }
     // No whole window left. Where nothing but zeros will come, the rest before them is literal.
@@ -563,37 +615,45 @@ Status Matcher::process(bool isEnd) {
     position_ = end_;
   }
   // What was passed over must stay within reach.
-  const size_t held = isEnd ? 0 : std::min((strideBlocks() - 1) * blockBytes_, position_ - literalStart_);
+  const uint64_t passed = whole_ ? (strideBlocks() - 1) * blockBytes_ : barrenBytes_;
+  const size_t held = isEnd ? 0 : std::min<uint64_t>(passed, position_ - literalStart_);
   DH_CHECK(flushLiteral(position_ - held));
   compact();
   return {};
 }
 
-Status matchFile(const File& file, Matcher& matcher, ContentHasher& hasher,
-                 const std::function<bool(uint64_t)>& onProgress) {
-  DH_TRY(const uint64_t fileBytes, file.size());
-  if (fileBytes > kMaxFileBytes) return Error{Code::kLimit, "file larger than 64 TiB"};
-  uint64_t offset = 0;
-  while (offset < fileBytes) {
-    DH_TRY(const Extent extent, file.nextExtent(offset, fileBytes));
+Status FileMatch::run(const std::function<bool(uint64_t)>& onProgress) {
+  if (!fileBytes_.has_value()) {
+    DH_TRY(fileBytes_, file_.size());
+    if (*fileBytes_ > kMaxFileBytes) return Error{Code::kLimit, "file larger than 64 TiB"};
+  }
+  DH_CHECK(matcher_.resume());
+  while (offset_ < *fileBytes_ && !matcher_.isStalled()) {
+    DH_TRY(const Extent extent, file_.nextExtent(offset_, *fileBytes_));
     if (extent.isHole) {
-      hasher.updateZeros(extent.length);
-      DH_CHECK(matcher.feedZeros(extent.length));
-      offset = extent.end();
+      if (!matcher_.hasWholeIndex()) break;
+      hasher_.updateZeros(extent.length);
+      DH_CHECK(matcher_.feedZeros(extent.length));
+      offset_ = extent.end();
     }
-    while (!extent.isHole && offset < extent.end()) {
-      const std::span<uint8_t> room = matcher.room();
-      const size_t wanted = std::min<uint64_t>({room.size(), extent.end() - offset, uint64_t{kReadAtOnceBytes}});
-      DH_TRY(const size_t got, file.readAt(offset, room.first(wanted)));
+    while (!extent.isHole && offset_ < extent.end() && !matcher_.isStalled()) {
+      const std::span<uint8_t> room = matcher_.room();
+      const size_t wanted = std::min<uint64_t>({room.size(), extent.end() - offset_, uint64_t{kReadAtOnceBytes}});
+      DH_TRY(const size_t got, file_.readAt(offset_, room.first(wanted)));
       if (got < wanted) return Error{Code::kChanged, "file became shorter while it was read"};
-      hasher.update(room.first(got));
-      DH_CHECK(matcher.advance(got));
-      offset += got;
-      if (onProgress && !onProgress(offset)) return Error{Code::kCancelled, "match a file"};
+      hasher_.update(room.first(got));
+      DH_CHECK(matcher_.advance(got));
+      offset_ += got;
+      if (onProgress && !onProgress(offset_)) return Error{Code::kCancelled, "match a file"};
     }
-    if (onProgress && !onProgress(offset)) return Error{Code::kCancelled, "match a file"};
+    if (onProgress && !onProgress(offset_)) return Error{Code::kCancelled, "match a file"};
   }
   return {};
+}
+
+Status matchFile(const File& file, Matcher& matcher, ContentHasher& hasher,
+                 const std::function<bool(uint64_t)>& onProgress) {
+  return FileMatch(file, matcher, hasher).run(onProgress);
 }
 
 }  // namespace deltahop

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -37,9 +38,22 @@ struct MatchStatistics {
 };
 
 /// The search index of a signature; may be shared by several matchers. The signature must outlive it.
+///
+/// A signature that is still being read has an index too: of the entries so far, but for the last one, as nobody knows
+/// yet whether its block is a short one.
 class SignatureIndex {
  public:
-  explicit SignatureIndex(const Signature& signature);
+  explicit SignatureIndex(const Signature& signature, bool isWhole = true);
+
+  /// More of the signature has been read; with `isWhole` that was all.
+  void update(bool isWhole);
+  bool isWhole() const { return isWhole_; }
+  /// Entries that are known.
+  size_t entries() const { return entries_; }
+  /// Bytes of an entry's block.
+  size_t lengthOf(size_t entry) const {
+    return isWhole_ ? signature_.blockLength(signature_.blocks[entry]) : signature_.blockBytes;
+  }
 
   const Signature& signature() const { return signature_; }
   const RollingHash& rolling() const { return rolling_; }
@@ -70,8 +84,13 @@ class SignatureIndex {
   };
   static constexpr uint32_t kSecondMultiplier = 0x9E3779B1;
 
+  void clear(size_t room);
+  void add(size_t entry);
+
   const Signature& signature_;
   RollingHash rolling_;
+  bool isWhole_ = false;
+  size_t entries_ = 0;
   std::vector<uint32_t> filter_;
   std::vector<uint32_t> secondFilter_;
   std::vector<Slot> slots_;
@@ -85,9 +104,12 @@ class SignatureIndex {
 /// Every offset is looked at, until nothing has matched for long: then all offsets of one block length in every two,
 /// four and at last eight block lengths. That misses no run of matches of nine blocks and more (what was passed over is
 /// compared backwards from the first match found, which ends it), and makes the search cost less than reading the file.
+///
+/// While the index is not whole it goes no further than the whole one would have let it: from one match to the next one
+/// that is less than a block away, as no other fits in between. Otherwise it is stalled.
 class Matcher {
  public:
-  /// Both must outlive the matcher.
+  /// Both must outlive the matcher. The index knows an entry, or is whole.
   Matcher(const SignatureIndex& index, DeltaSink& sink);
 
   /// Free room of the input buffer (never empty): read the target's next bytes into it, then call advance().
@@ -96,17 +118,23 @@ class Matcher {
   Status advance(size_t count);
   /// The same for bytes that are elsewhere: copies.
   Status feed(ByteSpan data);
-  /// A hole or a run of zeros that was not read.
+  /// A hole or a run of zeros that was not read. Only with a whole index.
   Status feedZeros(uint64_t count);
-  /// The target ended.
+  /// The target ended. Only with a whole index.
   Status finish();
+  /// It waits for more of the index, and nothing may be fed.
+  bool isStalled() const { return stalled_; }
+  /// To be called whenever the index has grown.
+  Status resume();
+  bool hasWholeIndex() const { return whole_; }
 
   const MatchStatistics& statistics() const { return statistics_; }
 
  private:
-  enum class Step : uint8_t { kAdvanced, kNothing, kNeedsMore };
+  enum class Step : uint8_t { kAdvanced, kNothing, kNeedsMore, kStalled };
 
   Status process(bool isEnd);
+  void expectAfter(size_t entry);
   Result<Step> continueCopy(bool isEnd);
   Result<Step> endZeroRun(bool isEnd);
   Status scan(size_t scanEnd, bool afterCopy);
@@ -142,20 +170,41 @@ class Matcher {
   bool zerosFollow_ = false;   // after end_ come zeros that the buffer will not get
   uint64_t pendingZeros_ = 0;  // zeros right before position_, without an instruction yet
   int64_t nextEntry_ = -1;     // the entry that would continue the last copy at position_
-  int64_t diagonal_ = 0;       // basis offset minus target offset of the last copy
-  uint64_t barrenBytes_ = 0;   // literals since the last match
-  size_t skipBytes_ = 0;       // from position_ on, not to be looked at
-  size_t probeBytes_ = 0;      // from there on, yet to be looked at before more is skipped
-  uint64_t credit_;            // bytes that may yet be hashed in vain
-  size_t batch_ = 1;           // blocks to hash side by side while a copy goes on
+  int64_t lastEntry_ = -1;     // that of the last copy, if nobody knows yet what follows on it
+  bool whole_;                 // so is the index
+  bool stalled_ = false;
+  int64_t diagonal_ = 0;      // basis offset minus target offset of the last copy
+  uint64_t barrenBytes_ = 0;  // literals since the last match
+  size_t skipBytes_ = 0;      // from position_ on, not to be looked at
+  size_t probeBytes_ = 0;     // from there on, yet to be looked at before more is skipped
+  uint64_t credit_;           // bytes that may yet be hashed in vain
+  size_t batch_ = 1;          // blocks to hash side by side while a copy goes on
   std::vector<uint64_t> hashes_;
   Bytes scratch_;
   MatchStatistics statistics_;
 };
 
-/// Runs a whole file through a matcher and a content hasher: holes are not read, the size is the one at the start.
-/// `onProgress` is told the bytes done; returning false ends with kCancelled. Errors: kIo, kChanged if the file shrank,
-/// the sink's.
+/// A file on its way through a matcher and a content hasher: holes are not read, the size is the one at the start. All
+/// must outlive it.
+class FileMatch {
+ public:
+  FileMatch(const File& file, Matcher& matcher, ContentHasher& hasher)
+      : file_(file), matcher_(matcher), hasher_(hasher) {}
+
+  /// Goes on until all of the file was fed or, as long as its index is not whole, the matcher can go no further.
+  /// `onProgress` is told the bytes done; returning false ends with kCancelled. Errors: kIo, kChanged if the file
+  /// shrank, the sink's.
+  Status run(const std::function<bool(uint64_t)>& onProgress = {});
+
+ private:
+  const File& file_;
+  Matcher& matcher_;
+  ContentHasher& hasher_;
+  std::optional<uint64_t> fileBytes_;
+  uint64_t offset_ = 0;
+};
+
+/// Runs a whole file through a matcher with a whole index, as FileMatch does.
 Status matchFile(const File& file, Matcher& matcher, ContentHasher& hasher,
                  const std::function<bool(uint64_t)>& onProgress = {});
 

@@ -3,6 +3,8 @@
 #include "match/matcher.h"
 
 #include <algorithm>
+#include <optional>
+#include <vector>
 
 #include "base/test_support.h"
 
@@ -62,6 +64,59 @@ MatchStatistics match(const Bytes& basis, const Bytes& target, uint32_t blockByt
   DH_REQUIRE_OK(matcher.finish());
   CHECK(sink.at == target.size());
   return matcher.statistics();
+}
+
+/// The same while the signature is still being read, by so many bytes at a time. `early` is what was taken of the
+/// target before all of it was known.
+MatchStatistics matchGrowing(const Bytes& basis, const Bytes& target, size_t pieceBytes, size_t& early) {
+  SignatureWriter writer(kBlockBytes, kKey, false);
+  const size_t partBytes = 16 * kBlockBytes;
+  Bytes stream;
+  for (size_t at = 0; at < basis.size(); at += partBytes) {
+    DH_REQUIRE_OK(
+        writer.addBlocks(at / kBlockBytes, ByteSpan(basis).subspan(at, std::min(partBytes, basis.size() - at))));
+    writer.cut();
+  }
+  const uint64_t fileBytes[] = {basis.size()};
+  writer.finish(fileBytes);
+  stream = writer.take();
+  SignatureParser parser(kKey);
+  std::optional<SignatureIndex> index;
+  std::optional<Matcher> matcher;
+  CheckingSink sink(basis, target);
+  size_t fed = 0;
+  const auto feed = [&]() {
+    while (fed < target.size() && !matcher->isStalled()) {
+      const size_t count = std::min({matcher->room().size(), target.size() - fed, size_t{100'000}});
+      REQUIRE(count > 0);
+      std::copy_n(target.begin() + static_cast<ptrdiff_t>(fed), count, matcher->room().begin());
+      DH_REQUIRE_OK(matcher->advance(count));
+      fed += count;
+    }
+  };
+  for (size_t at = 0; at < stream.size(); at += pieceBytes) {
+    DH_REQUIRE_OK(parser.feed(ByteSpan(stream).subspan(at, std::min(pieceBytes, stream.size() - at))));
+    if (parser.ended()) break;
+    if (!index.has_value()) {
+      if (parser.signature().blocks.size() < 2) continue;
+      index.emplace(parser.signature(), false);
+      matcher.emplace(*index, sink);
+    } else {
+      index->update(false);
+      DH_REQUIRE_OK(matcher->resume());
+    }
+    feed();
+  }
+  REQUIRE(parser.ended());
+  REQUIRE(index.has_value());
+  early = sink.at;
+  index->update(true);
+  DH_REQUIRE_OK(matcher->resume());
+  feed();
+  REQUIRE(fed == target.size());
+  DH_REQUIRE_OK(matcher->finish());
+  CHECK(sink.at == target.size());
+  return matcher->statistics();
 }
 
 void append(Bytes& to, ByteSpan bytes) {
@@ -151,6 +206,57 @@ TEST_CASE("matcher: content of low entropy is tried no more often than the filte
     const MatchStatistics statistics = match(basis, target);
     CHECK(statistics.falseMatches * kBlockBytes <= statistics.probedOffsets + 64 * kBlockBytes);
     CHECK(statistics.triedWindows <= target.size() / 256);
+  }
+}
+
+TEST_CASE("matcher: what can be told from a part of the signature is told at once, and nothing else") {
+  TestRandom random(6);
+  Bytes basis = random.bytes((12 << 20) + 777);
+  std::fill_n(basis.begin() + (7 << 20), 300'000, uint8_t{0});
+  const auto part = [&](size_t from, size_t bytes) { return ByteSpan(basis).subspan(from, bytes); };
+  const size_t rest = basis.size() - (5 << 20);
+  struct Case {
+    const char* name;
+    Bytes target;
+    size_t least;  // known early
+  };
+  std::vector<Case> cases;
+  const auto add = [&](const char* name, size_t least) -> Bytes& {
+    return cases.emplace_back(Case{name, {}, least}).target;
+  };
+  // The zeros wait until all is known.
+  append(add("unchanged", (7 << 20) - (2 << 20)), basis);
+  Bytes& inserted = add("a byte in front", (7 << 20) - (2 << 20));
+  append(inserted, Bytes(1, 9));
+  append(inserted, basis);
+  append(add("cut at the front", 1 << 20), part(5 << 20, rest));
+  Bytes& moved = add("the end in front", 0);
+  append(moved, part(10 << 20, 2 << 20));
+  append(moved, part(0, 10 << 20));
+  Bytes& changed = add("changed within", 2 << 20);
+  append(changed, part(0, 4 << 20));
+  append(changed, random.bytes(10'000));
+  append(changed, part((4 << 20) + 10'000, basis.size() - (4 << 20) - 10'000));
+  Bytes& fewer = add("bytes cut out here and there", 4 << 20);
+  for (size_t at = 0; at + 200'000 < basis.size(); at += 200'000) append(fewer, part(at, 199'990));
+  Bytes& many = add("a byte here and there", 0);
+  for (size_t at = 0; at < basis.size(); at += 200'000) {
+    append(many, part(at, std::min<size_t>(200'000, basis.size() - at)));
+    append(many, Bytes(1, 9));
+  }
+  append(add("nothing of it", 0), random.bytes(9 << 20));
+  append(add("short", 0), part(0, 3000));
+  for (const Case& one : cases) {
+    CAPTURE(one.name);
+    const MatchStatistics whole = match(basis, one.target);
+    for (const size_t pieceBytes : {size_t{97}, size_t{5000}}) {
+      CAPTURE(pieceBytes);
+      size_t early = 0;
+      const MatchStatistics grown = matchGrowing(basis, one.target, pieceBytes, early);
+      CHECK(early >= one.least);
+      CHECK(grown.literalBytes <= whole.literalBytes);
+      CHECK(grown.zeroBytes == whole.zeroBytes);
+    }
   }
 }
 

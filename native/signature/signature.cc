@@ -27,6 +27,7 @@ constexpr uint64_t kMaxRunBlocks = 8192;
 // From here on a block size needs a basis that asks for it.
 constexpr uint32_t kLargeBlockBytes = 1 << 20;
 constexpr size_t kPieceBytes = 256 * 1024;
+constexpr uint64_t kPieceBasisBytes = 16 << 20;
 
 }  // namespace
 
@@ -137,7 +138,8 @@ SignatureBuilder::SignatureBuilder(const Basis& basis, const Key& key, bool anno
 Result<Bytes> SignatureBuilder::next(const std::function<bool(uint64_t)>& onProgress) {
   const uint64_t blockBytes = basis_.blockBytes();
   Bytes piece;
-  while (!ended_ && piece.size() < kPieceBytes / 2) {
+  const uint64_t readBefore = readBytes_;
+  while (!ended_ && piece.size() < kPieceBytes / 2 && (piece.empty() || readBytes_ - readBefore < kPieceBasisBytes)) {
     if (spanIndex_ == basis_.spans().size()) {
       std::vector<uint64_t> fileBytes;
       for (const BasisSpan& span : basis_.spans()) fileBytes.push_back(span.bytes);
@@ -169,6 +171,7 @@ Result<Bytes> SignatureBuilder::next(const std::function<bool(uint64_t)>& onProg
       DH_CHECK(writer_.addBlocks(position_ / blockBytes, {buffer_.data(), length}));
       readBytes_ += length;
       position_ += length;
+      if (readBytes_ - readBefore >= kPieceBasisBytes) writer_.cut();
       if (onProgress && !onProgress(position_)) return Error{Code::kCancelled, "make a signature"};
     }
     const Bytes made = writer_.take();

@@ -60,6 +60,8 @@ class SignatureWriter {
   /// Adds blocks that lie one after the other, from block number `firstBlock` (rising from call to call) on; only the
   /// last may be short, and only where a file ends. All-zero blocks are left out. kLimit above kMaxSignatureBlocks.
   Status addBlocks(uint64_t firstBlock, ByteSpan data);
+  /// Ends what lies together, so that take() gives all of it.
+  void cut() { endRun(); }
   /// Writes the end mark.
   void finish(std::span<const uint64_t> fileBytes);
   /// What has been written since the last call.
@@ -89,7 +91,8 @@ class SignatureBuilder {
   /// The basis must outlive the builder. The rest as for SignatureWriter.
   SignatureBuilder(const Basis& basis, const Key& key, bool announceKey, unsigned strongBytes = kMaxStrongBytes);
 
-  /// The next piece, at most 256 KiB; empty once all is made. `onProgress`, if given, is told the basis bytes done
+  /// The next piece, at most 256 KiB and of some MiB of the basis, so that the reader can begin to look for it; empty
+  /// once all is made. `onProgress`, if given, is told the basis bytes done
   /// after each read; returning false ends with kCancelled.
   Result<Bytes> next(const std::function<bool(uint64_t)>& onProgress = {});
   /// Bytes of the basis settled so far.
@@ -117,6 +120,8 @@ class SignatureParser {
   Status feed(ByteSpan input);
   /// True once the end mark was read and its checksum is right.
   bool ended() const { return stage_ == Stage::kEnded; }
+  /// What has been read so far: its files are there at the end, and entries are unchecked until then.
+  const Signature& signature() const { return signature_; }
   /// The signature; kTruncated before ended(). Call once.
   Result<Signature> finish();
 

@@ -1,8 +1,10 @@
 // Any bytes as a signature, cut at places that the first byte chooses: refused or parsed, and a parsed one is searched
 // with.
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <optional>
 
 #include "match/matcher.h"
 #include "signature/signature.h"
@@ -42,8 +44,34 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     stream.insert(stream.end(), digest.begin(), digest.begin() + 16);
   }
   deltahop::SignatureParser parser{deltahop::Key{}};
+  // Looked for in the input itself while it is being read.
+  std::optional<deltahop::SignatureIndex> growing;
+  std::optional<deltahop::Matcher> early;
+  CheckingSink earlySink(UINT64_MAX);
+  size_t fed = 0;
   for (size_t at = 0; at < stream.size(); at += split) {
     if (!parser.feed(deltahop::ByteSpan(stream).subspan(at, std::min(split, stream.size() - at))).ok()) return 0;
+    const deltahop::Signature& known = parser.signature();
+    if (known.blocks.size() < 2 || known.blockBytes > (1 << 16) || parser.ended()) continue;
+    if (!growing.has_value()) {
+      growing.emplace(known, false);
+      early.emplace(*growing, earlySink);
+    } else {
+      growing->update(false);
+      if (!early->resume().ok()) std::abort();
+    }
+    while (fed < stream.size() && !early->isStalled()) {
+      const size_t count = std::min(early->room().size(), stream.size() - fed);
+      if (count == 0) std::abort();
+      std::copy_n(stream.begin() + static_cast<ptrdiff_t>(fed), count, early->room().begin());
+      if (!early->advance(count).ok()) std::abort();
+      fed += count;
+    }
+  }
+  if (growing.has_value() && parser.ended()) {
+    growing->update(true);
+    if (!early->resume().ok() || !early->feed(deltahop::ByteSpan(stream).subspan(fed)).ok()) std::abort();
+    if (!early->finish().ok() || earlySink.total != stream.size()) std::abort();
   }
   const auto signature = parser.finish();
   if (!signature.ok() || signature.value().blockBytes > (1 << 16)) return 0;
