@@ -24,10 +24,14 @@ export interface BenchOptions {
   budgetMs: number;
   /** A cell is left out on a link where one round of its settings is expected to take longer. */
   roundLimitMs: number;
+  /** For all of it: trials become fewer, and what does not fit any more is left out. */
+  totalMs: number;
   /** A client that takes longer is ended. */
   limitMs: number;
   /** Every setting on every link, however hopeless. */
   everySetting: boolean;
+  /** Rows of earlier runs: what they say of the unshaped link need not be measured again to choose settings for others. */
+  known: readonly Row[];
   workPath: string;
   /** Ends the run with an Error after taking down what it set up. */
   signal: AbortSignal;
@@ -41,6 +45,16 @@ export interface BenchOptions {
 
 type Trees = Awaited<ReturnType<typeof treesOf>>;
 
+/** A cell that can be run, and what is known of it. */
+interface Candidate {
+  cell: Cell;
+  trees: Trees;
+  settings: readonly Setting[];
+  survey: readonly Row[];
+  /** Of a round, what is not the transfers themselves. */
+  overheadMs: number;
+}
+
 /** Runs them all. A cell whose corpus cannot be made is left out, which is said. */
 export async function runBench(options: BenchOptions): Promise<void> {
   mkdirSync(options.workPath, { recursive: true });
@@ -53,60 +67,81 @@ export async function runBench(options: BenchOptions): Promise<void> {
   }
   const { settings: ours, missing } = await deltahopSettings();
   for (const line of missing) options.onLeftOut(line);
+  const candidates: Candidate[] = [];
   for (const cell of options.cells) {
-    let trees: Trees;
     try {
-      trees = await treesOf(cell, options.corpora);
+      const trees = await treesOf(cell, options.corpora);
+      // Who has nothing remembers nothing.
+      const settings = [...rsyncSettings(cell.holes), ...ours].filter(
+        ({ contender, remembers }) => options.contenders.includes(contender) && (cell.old !== null || !remembers),
+      );
+      const survey = options.known.filter((row) => row.cell === cell.name && row.link === unshaped.name);
+      candidates.push({ cell, trees, settings, survey, overheadMs: 0 });
     } catch (error) {
       options.onLeftOut(`${cell.name}: ${(error as Error).message}`);
-      continue;
     }
-    // Who has nothing remembers nothing.
-    const settings = [...rsyncSettings(cell.holes), ...ours].filter(
-      ({ contender, remembers }) => options.contenders.includes(contender) && (cell.old !== null || !remembers),
-    );
-    await runCell(cell, trees, settings, options);
+  }
+  // The unshaped link first: what it shows says which settings can be the best elsewhere, and how long it all takes. A run
+  // that is cut has every cell on the links that it has come to.
+  const pairs = linkKinds
+    .filter((kind) => options.links.includes(kind))
+    .flatMap((kind) => candidates.map((candidate) => ({ kind, candidate })));
+  const startedAtMs = performance.now();
+  for (const [index, { kind, candidate }] of pairs.entries()) {
+    const leftMs = options.totalMs - (performance.now() - startedAtMs);
+    await runPair(candidate, kind, { leftMs, shareMs: leftMs / (pairs.length - index) }, options);
   }
 }
 
-async function runCell(cell: Cell, trees: Trees, settings: readonly Setting[], options: BenchOptions): Promise<void> {
-  const survey: Row[] = [];
-  // The unshaped link first: what it shows says which settings can be the best elsewhere.
-  const kinds = linkKinds.filter((kind) => options.links.includes(kind));
-  for (const kind of kinds) {
-    let chosen = settings;
-    const theirs = survey.filter((row) => row.contender === 'rsync');
-    if (kind.figures !== null && theirs.length > 0) {
-      if (!options.everySetting) {
-        const { names, without } = promising(theirs, kind);
-        chosen = settings.filter(({ contender, name }) => contender === 'deltahop' || names.has(name));
-        if (without.length > 0)
-          options.tell(`${cell.name} on ${kind.name}: rsync's ${without.join(', ')} cannot be the best`);
-      }
-      const names = new Set(chosen.map(({ name }) => name));
-      const known = survey.filter((row) => names.has(row.setting));
-      const roundMs = known.reduce((sum, row) => sum + expectedMs(row, kind), 0);
-      if (roundMs > options.roundLimitMs) {
-        options.onLeftOut(
-          `${cell.name} on ${kind.name}: a round would take ${Math.round(roundMs / 1000)} s; --full runs it`,
-        );
-        continue;
-      }
-    }
-    const rows = await runLink(cell, trees, kind, chosen, options);
-    if (kind.figures === null) survey.push(...rows);
-    options.onRows(rows);
+const unshaped = linkKinds[0] as LinkKind;
+
+async function runPair(
+  candidate: Candidate,
+  kind: LinkKind,
+  { leftMs, shareMs }: { leftMs: number; shareMs: number },
+  options: BenchOptions,
+): Promise<void> {
+  const { cell, survey } = candidate;
+  let chosen = candidate.settings;
+  const where = `${cell.name} on ${kind.name}`;
+  if (kind.figures !== null && !options.everySetting) {
+    // In place, the same goes over the link.
+    chosen = chosen.filter(({ name }) => name !== 'blind --inplace');
+    const { names, without } = promising(
+      survey.filter((row) => row.contender === 'rsync'),
+      kind,
+    );
+    chosen = chosen.filter(({ contender, name }) => contender === 'deltahop' || names.size === 0 || names.has(name));
+    if (without.length > 0) options.tell(`${where}: rsync's ${without.join(', ')} cannot be the best`);
   }
+  const names = new Set(chosen.map(({ name }) => name));
+  const transfersMs = survey
+    .filter((row) => names.has(row.setting))
+    .reduce((sum, row) => sum + expectedMs(row, kind), 0);
+  if (kind.figures !== null && transfersMs > options.roundLimitMs) {
+    options.onLeftOut(`${where}: a round would take ${Math.round(transfersMs / 1000)} s; --full runs it`);
+    return;
+  }
+  if (transfersMs + candidate.overheadMs > leftMs) {
+    options.onLeftOut(`${where}: no time was left; --keep --cell ${cell.name} --link ${kind.name} adds it`);
+    return;
+  }
+  const { rows, overheadMs } = await runLink(candidate, kind, chosen, Math.min(options.budgetMs, shareMs), options);
+  if (kind.figures === null) {
+    candidate.survey = rows;
+    candidate.overheadMs = overheadMs;
+  }
+  options.onRows(rows);
 }
 
 /** All trials of a cell on a link, the settings in turn and each round begun by another one. */
 async function runLink(
-  cell: Cell,
-  { oldPath, newPath }: Trees,
+  { cell, trees: { oldPath, newPath } }: Candidate,
   kind: LinkKind,
   settings: readonly Setting[],
+  budgetMs: number,
   options: BenchOptions,
-): Promise<Row[]> {
+): Promise<{ rows: Row[]; overheadMs: number }> {
   const work = join(options.workPath, `work-${process.pid}`);
   const modulePath = join(work, 'module');
   const targetPath = join(modulePath, 'tree');
@@ -120,7 +155,7 @@ async function runLink(
   try {
     for (let round = 0; round < options.trials; ++round) {
       const spentMs = performance.now() - startedAtMs;
-      if (round > 0 && spentMs * (1 + 1 / round) > options.budgetMs) break;
+      if (round > 0 && spentMs * (1 + 1 / round) > budgetMs) break;
       const at = round % settings.length;
       for (const setting of [...settings.slice(at), ...settings.slice(0, at)]) {
         if (hopeless.has(setting)) continue;
@@ -139,7 +174,9 @@ async function runLink(
           ? await runRemembered(parts, { oldPath, newPath }, join(work, 'source'))
           : await runTrial({ ...parts, sourcePath: newPath });
         if (trial.ok) {
-          trial.note = await difference(newPath, targetPath, round === 0);
+          // What rsync thinks of all contents on the first link of each cell, what the digests say everywhere.
+          const thoroughly = round > 0 ? 'by times' : kind.figures === null ? 'by contents' : 'by digests';
+          trial.note = await difference(newPath, targetPath, thoroughly);
           trial.ok = trial.note === '';
         } else {
           hopeless.add(setting);
@@ -159,7 +196,9 @@ async function runLink(
     ),
   );
   for (const row of rows) options.tell(`${row.cell} ${row.link} ${summaryOf(row)}`);
-  return rows;
+  const rounds = Math.max(1, ...rows.map((row) => row.trials));
+  const transfersMs = [...results.values()].flat().reduce((sum, trial) => sum + trial.wallMs, 0);
+  return { rows, overheadMs: (performance.now() - startedAtMs - transfersMs) / rounds };
 }
 
 /** The clock's grain: what was written more recently than this cannot be told from what is written now. */

@@ -40,10 +40,33 @@ interface Flags {
 
 const everyLink = linkKinds.map(({ name }) => name);
 const hourMs = 3_600_000;
+const minuteMs = 60_000;
+const quickLinks = ['unshaped', '100mbit-20ms'];
 const limits = {
-  quick: { trials: 2, budgetMs: 12_000, roundLimitMs: 20_000, limitMs: 30_000, links: ['unshaped', '100mbit-20ms'] },
-  default: { trials: 3, budgetMs: 30_000, roundLimitMs: 60_000, limitMs: 120_000, links: everyLink },
-  full: { trials: 5, budgetMs: 24 * hourMs, roundLimitMs: 24 * hourMs, limitMs: hourMs, links: everyLink },
+  quick: {
+    trials: 2,
+    budgetMs: 12_000,
+    roundLimitMs: 20_000,
+    limitMs: 30_000,
+    totalMs: 5 * minuteMs,
+    links: quickLinks,
+  },
+  default: {
+    trials: 3,
+    budgetMs: 30_000,
+    roundLimitMs: 60_000,
+    limitMs: 120_000,
+    totalMs: 43 * minuteMs,
+    links: everyLink,
+  },
+  full: {
+    trials: 5,
+    budgetMs: 24 * hourMs,
+    roundLimitMs: 24 * hourMs,
+    limitMs: hourMs,
+    totalMs: 24 * hourMs,
+    links: everyLink,
+  },
 };
 
 const flags = new Command('bench')
@@ -137,8 +160,13 @@ async function main(): Promise<void> {
     links,
     contenders: flags.contender ?? ['rsync', 'deltahop'],
     ...usual,
-    ...(flags.trials !== undefined && { trials: Number(flags.trials), budgetMs: limits.full.budgetMs }),
+    ...(flags.trials !== undefined && {
+      trials: Number(flags.trials),
+      budgetMs: limits.full.budgetMs,
+      totalMs: limits.full.totalMs,
+    }),
     everySetting: extent === 'full',
+    known: rows,
     workPath: flags.cache,
     signal: stop.signal,
     corpora,
@@ -151,6 +179,9 @@ async function main(): Promise<void> {
       const isNew = (row: Row): boolean =>
         more.some((one) => one.cell === row.cell && one.link === row.link && one.contender === row.contender);
       rows = [...rows.filter((row) => !isNew(row)), ...more];
+      context.leftOut = context.leftOut.filter(
+        (line) => !more.some((row) => line.startsWith(`${row.cell} on ${row.link}:`)),
+      );
       save();
     },
   });

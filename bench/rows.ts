@@ -16,6 +16,8 @@ export interface Trial {
   cpuServerMs: number;
   /** The largest sum of resident memory of all processes of both ends at one time. */
   peakRssBytes: number;
+  /** The same of each end alone. */
+  peakRssOfEnd: { client: number; server: number };
   ok: boolean;
   /** Why it is not ok; empty if it is. */
   note: string;

@@ -32,13 +32,16 @@ export async function changeTree(path: string, to: string): Promise<void> {
   await run([rsyncProgram, ...options, `${to}/`, `${path}/`], { timeoutMs: hourMs });
 }
 
+/** How closely two trees are compared: by names, sizes and times; besides, by our digests of all; besides, by rsync's sums. */
+export type Closeness = 'by times' | 'by digests' | 'by contents';
+
 /** What tells two trees apart, in a few words; empty if nothing does. */
-export async function difference(onePath: string, otherPath: string, thorough: boolean): Promise<string> {
-  const options = ['-n', '-aHAXi', '--numeric-ids', '--delete', ...(thorough ? ['--checksum'] : [])];
+export async function difference(onePath: string, otherPath: string, closeness: Closeness): Promise<string> {
+  const options = ['-n', '-aHAXi', '--numeric-ids', '--delete', ...(closeness === 'by contents' ? ['--checksum'] : [])];
   const listing = await run([rsyncProgram, ...options, `${onePath}/`, `${otherPath}/`], { timeoutMs: hourMs });
   const lines = listing.stdout.split('\n').filter(Boolean);
   if (lines.length > 0) return `rsync -n finds ${lines.length} differences, the first is ${lines[0]}`;
-  if (!thorough) return '';
+  if (closeness === 'by times') return '';
   const engine = loadEngine();
   const [one, other] = [await engine.treeDigest(onePath), await engine.treeDigest(otherPath)];
   return one.digest === other.digest ? '' : 'rsync -n finds no difference, but the digests of the trees differ';

@@ -63,7 +63,13 @@ export async function runTrial(parts: TrialParts): Promise<Trial> {
 
     const startedAtMs = performance.now();
     const client = start('client', setting.client(places));
-    const { code, signal, exitMs, peakRssBytes } = await watched(client, startedAtMs, meters, limitMs, stop);
+    const { code, signal, exitMs, peakRssBytes, peakRssOfEnd } = await watched(
+      client,
+      startedAtMs,
+      meters,
+      limitMs,
+      stop,
+    );
     await run(['sync', '-f', parts.modulePath], { timeoutMs: 600_000 });
     const wallMs = performance.now() - startedAtMs;
 
@@ -85,6 +91,7 @@ export async function runTrial(parts: TrialParts): Promise<Trial> {
       cpuClientMs: meters.client.cpuMs(),
       cpuServerMs: meters.server.cpuMs() - before.cpuMs,
       peakRssBytes,
+      peakRssOfEnd,
       ok: note === '',
       note,
       statistics: setting.statistics(readFileSync(output('client'), 'utf8')),
@@ -95,6 +102,8 @@ export async function runTrial(parts: TrialParts): Promise<Trial> {
   }
 }
 
+type PeakMemory = Pick<Trial, 'peakRssBytes' | 'peakRssOfEnd'>;
+
 /** Waits for the client's end and samples what both ends hold in memory; past its time it is killed. */
 async function watched(
   client: ChildProcess,
@@ -102,10 +111,13 @@ async function watched(
   meters: Record<End, Meter>,
   limitMs: number,
   stop: AbortSignal,
-): Promise<{ code: number | null; signal: NodeJS.Signals | null; exitMs: number; peakRssBytes: number }> {
+): Promise<{ code: number | null; signal: NodeJS.Signals | null; exitMs: number } & PeakMemory> {
   let peakRssBytes = 0;
+  const peakRssOfEnd = { client: 0, server: 0 };
   const sampler = setInterval(() => {
-    peakRssBytes = Math.max(peakRssBytes, meters.client.residentBytes() + meters.server.residentBytes());
+    const now = { client: meters.client.residentBytes(), server: meters.server.residentBytes() };
+    peakRssBytes = Math.max(peakRssBytes, now.client + now.server);
+    for (const end of ['client', 'server'] as const) peakRssOfEnd[end] = Math.max(peakRssOfEnd[end], now[end]);
   }, samplePauseMs);
   const kill = (): void => {
     client.kill('SIGKILL');
@@ -116,7 +128,7 @@ async function watched(
     const [code, signal] = (await once(client, 'exit')) as [number | null, NodeJS.Signals | null];
     const exitMs = performance.now() - startedAtMs;
     stop.throwIfAborted();
-    return { code, signal, exitMs, peakRssBytes };
+    return { code, signal, exitMs, peakRssBytes, peakRssOfEnd };
   } finally {
     clearInterval(sampler);
     clearTimeout(timer);

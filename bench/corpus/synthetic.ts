@@ -198,3 +198,24 @@ export function smallFiles(count: number): Corpus {
     },
   };
 }
+
+/** As many files of a few bytes as asked for, in directories of 1000; one of a hundred changes. */
+export function manyFiles(count: number): Corpus {
+  const perDirectory = 1000;
+  return {
+    name: `many-files-${count / 1000}k`,
+    version: 1,
+    make: async (path) => {
+      for (const which of ['old', 'new'] as const) {
+        for (let i = 0; i < count; ++i) {
+          const directory = join(path, which, `d${Math.floor(i / perDirectory)}`);
+          if (i % perDirectory === 0) mkdirSync(directory, { recursive: true });
+          const edition = i % 100 === 7 ? which : 'old';
+          const file = join(directory, `f${i}`);
+          writeFileSync(file, `what the ${edition} file ${i} has in it\n`);
+          utimesSync(file, writtenAtS[edition], writtenAtS[edition]);
+        }
+      }
+    },
+  };
+}

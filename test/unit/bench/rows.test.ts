@@ -13,6 +13,7 @@ function trial(parts: Partial<Trial>): Trial {
     cpuClientMs: 20,
     cpuServerMs: 30,
     peakRssBytes: 4096,
+    peakRssOfEnd: { client: 2048, server: 2048 },
     ok: true,
     note: '',
     statistics: { sender: {}, receiver: {} },
