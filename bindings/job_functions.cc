@@ -46,6 +46,7 @@ std::unique_ptr<Job> sendJob(Options& from) {
   options.againstPath = from.textOrNull("againstPath");
   options.excludeXattrs = from.texts("excludeXattrs");
   options.verify = from.flag("verify");
+  options.lateDigests = from.flag("lateDigests");
   options.allowChanging = from.flag("allowChanging");
   options.zstdLevel = static_cast<int>(from.integer("zstdLevel", 1, 19));
   options.recordPath = from.textOrNull("recordPath");

@@ -5,17 +5,19 @@
 
 namespace deltahop {
 
-InPlaceOutput::InPlaceOutput(File file, File journal, std::vector<PatchExtent> overlay)
+InPlaceOutput::InPlaceOutput(File file, File journal, std::vector<PatchExtent> overlay, bool durable)
     : file_(std::move(file)),
       journalFile_(std::move(journal)),
       storage_(file_),
       journalStorage_(journalFile_),
       writer_(journalStorage_),
-      overlay_(std::move(overlay)) {}
+      overlay_(std::move(overlay)),
+      durable_(durable) {}
 
 Result<std::unique_ptr<InPlaceOutput>> InPlaceOutput::begin(File file, const std::string& path, File journal,
-                                                            std::vector<PatchExtent> overlay) {
-  std::unique_ptr<InPlaceOutput> output(new InPlaceOutput(std::move(file), std::move(journal), std::move(overlay)));
+                                                            std::vector<PatchExtent> overlay, bool durable) {
+  std::unique_ptr<InPlaceOutput> output(
+      new InPlaceOutput(std::move(file), std::move(journal), std::move(overlay), durable));
   DH_TRY(output->fileBytes_, output->file_.size());
   DH_TRY(const PatchTarget target, patchTarget(output->file_, path));
   DH_CHECK(output->writer_.begin(target));
@@ -57,6 +59,13 @@ Status InPlaceOutput::copied(uint64_t basisOffset, ByteSpan data) {
   return {};
 }
 
+bool InPlaceOutput::keep(uint64_t basisOffset, uint64_t length) {
+  if (basisOffset != offset_ || !overlay_.empty() || offset_ > fileBytes_ || length > fileBytes_ - offset_)
+    return false;
+  offset_ += length;
+  return true;
+}
+
 Status InPlaceOutput::finish(uint64_t size) {
   patchedBytes_ = size;
   return {};
@@ -83,8 +92,8 @@ Status InPlaceOutput::reserve() {
 Status InPlaceOutput::commit() {
   DH_CHECK(writer_.flush());
   DH_CHECK(reserve());
-  DH_CHECK(writer_.seal(patchedBytes_));
-  return applyPatch(journalStorage_, writer_.journal(), storage_);
+  DH_CHECK(writer_.seal(patchedBytes_, durable_));
+  return applyPatch(journalStorage_, writer_.journal(), storage_, durable_);
 }
 
 }  // namespace deltahop

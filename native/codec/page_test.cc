@@ -212,5 +212,23 @@ TEST_CASE("golden page block") {
   CHECK(moved.blocks[0] == readTestFile(path));
 }
 
+TEST_CASE("pages: a large target is looked at by two threads, and more may be new than is kept of it") {
+  TestDirectory directory;
+  TestRandom random(21);
+  const Bytes old = random.bytes(40 << 20);
+  Bytes content = old;
+  std::fill_n(content.begin() + (3 << 20), 2 << 20, uint8_t{0});
+  std::fill_n(content.begin() + (6 << 20) + 4096, 8192, uint8_t{0});
+  for (size_t at = 8 << 20; at < 10 << 20; at += 5 * 4096) content[at + 7] ^= 1;
+  const Bytes fresh = random.bytes(20 << 20);
+  std::copy(fresh.begin(), fresh.end(), content.begin() + (12 << 20));
+  content.insert(content.end(), old.begin(), old.begin() + 3 * 4096);
+  const Moved moved = move(directory, old, content);
+  CHECK(moved.rebuilt == content);
+  CHECK(moved.statistics.freshBytes + moved.statistics.residualBytes >= fresh.size());
+  CHECK(moved.statistics.zeroBytes == (2 << 20) + 8192);
+  CHECK(moved.statistics.identityBytes >= (40 << 20) - fresh.size() - (5 << 20));
+}
+
 }  // namespace
 }  // namespace deltahop

@@ -65,7 +65,14 @@ Status Patcher::copy(uint64_t basisOffset, uint64_t length) {
     buffer_.resize(std::min<uint64_t>(length, kCopyAtOnceBytes));
   }
   while (length > 0) {
-    const std::span<uint8_t> part(buffer_.data(), std::min<uint64_t>(length, buffer_.size()));
+    if (keepSegment(basisOffset, length)) {
+      basisOffset += kContentSegmentBytes;
+      length -= kContentSegmentBytes;
+      continue;
+    }
+    // Up to the next segment, which may be one to keep.
+    const uint64_t toBorder = kContentSegmentBytes - hasher_.size() % kContentSegmentBytes;
+    const std::span<uint8_t> part(buffer_.data(), std::min<uint64_t>({length, buffer_.size(), toBorder}));
     DH_CHECK(basis_.readAt(basisOffset, part));
     hasher_.update(part);
     DH_CHECK(output_.copied(basisOffset, part));
@@ -73,6 +80,18 @@ Status Patcher::copy(uint64_t basisOffset, uint64_t length) {
     length -= part.size();
   }
   return {};
+}
+
+// A segment that stays where it is, if its digest is known.
+bool Patcher::keepSegment(uint64_t basisOffset, uint64_t length) {
+  const uint64_t offset = hasher_.size();
+  if (segments_ == nullptr || basisOffset != offset || offset % kContentSegmentBytes != 0) return false;
+  if (length < kContentSegmentBytes) return false;
+  const std::optional<Digest> digest = segments_->at(offset / kContentSegmentBytes);
+  if (!digest.has_value() || !output_.keep(basisOffset, kContentSegmentBytes)) return false;
+  hasher_.updateSegment(*digest);
+  summary_.keptBytes += kContentSegmentBytes;
+  return true;
 }
 
 Status Patcher::literal(ByteSpan data) {

@@ -8,6 +8,7 @@
 #include "codec/delta_decoder.h"
 #include "codec/page_decoder.h"
 #include "hash/content_digest.h"
+#include "hash/segment_digests.h"
 #include "io/basis.h"
 #include "io/file.h"
 
@@ -23,6 +24,12 @@ class PatchOutput {
   virtual Status copied(uint64_t basisOffset, ByteSpan data) {
     (void)basisOffset;
     return write(data);
+  }
+  /// The same without the bytes: true where the target is the basis there and has them already, else nothing was done.
+  virtual bool keep(uint64_t basisOffset, uint64_t length) {
+    (void)basisOffset;
+    (void)length;
+    return false;
   }
   /// All was written: `size` bytes.
   virtual Status finish(uint64_t size) = 0;
@@ -47,6 +54,7 @@ class FileOutput : public PatchOutput {
 struct PatchSummary {
   uint64_t size = 0;
   uint64_t matchedBytes = 0;
+  uint64_t keptBytes = 0;     // of those, not read, as their digests were known
   uint64_t literalBytes = 0;  // of page blocks too: what was not copied as it was
   uint64_t zeroBytes = 0;
 };
@@ -59,6 +67,9 @@ class Patcher : private DeltaSink {
   Patcher(const Basis& basis, PatchOutput& output, uint64_t maxTargetBytes = kMaxFileBytes,
           LiteralStreamReader* literals = nullptr);
 
+  /// The digests of the segments of the basis' first file, so that what is kept of it need not be read; null: unknown.
+  /// They must outlive the patcher.
+  void know(SegmentDigests* segments) { segments_ = segments; }
   Status apply(ByteSpan block);
   /// Applies a block of pages (codec/page_decoder.h).
   Status applyPages(ByteSpan block);
@@ -75,12 +86,14 @@ class Patcher : private DeltaSink {
   Status copy(uint64_t basisOffset, uint64_t length) override;
   Status literal(ByteSpan data) override;
   Status zeros(uint64_t length) override;
+  bool keepSegment(uint64_t basisOffset, uint64_t length);
 
   const Basis& basis_;
   PatchOutput& output_;
   DeltaDecoder decoder_;
   PageDecoder pages_;
   ContentHasher hasher_;
+  SegmentDigests* segments_ = nullptr;
   Bytes buffer_;
   PatchSummary summary_;
 };

@@ -19,6 +19,19 @@ Result<PageFile> PageFile::open(const File& file) {
   return made;
 }
 
+PageFile PageFile::again() const {
+  PageFile made;
+  made.file_ = file_;
+  made.bytes_ = bytes_;
+  made.chunks_.resize(kChunks);
+  return made;
+}
+
+Result<bool> PageFile::isHole(uint64_t offset, uint64_t length) {
+  DH_TRY(const Extent extent, extentAt(offset));
+  return extent.isHole && extent.end() >= offset + length;
+}
+
 Result<Extent> PageFile::extentAt(uint64_t offset) {
   if (offset < extent_.offset || offset >= extent_.end()) {
     DH_TRY(extent_, file_->nextExtent(offset, bytes_));

@@ -17,6 +17,8 @@ class PageFile {
  public:
   /// The file must outlive this; its size is taken now.
   static Result<PageFile> open(const File& file);
+  /// The same file once more, of the same size, for another thread.
+  PageFile again() const;
 
   /// Number of whole pages.
   uint64_t pages() const { return bytes_ / kPageBytes; }
@@ -27,6 +29,8 @@ class PageFile {
   Result<const uint8_t*> pageAt(uint64_t offset, std::span<uint8_t, kPageBytes> scratch);
   /// Fills the buffer; the range must lie in the file. Says whether all of it is a hole.
   Result<bool> readRange(uint64_t offset, std::span<uint8_t> buffer);
+  /// Whether all of a range that lies in the file is a hole.
+  Result<bool> isHole(uint64_t offset, uint64_t length);
   /// The data or hole at `offset` (below bytes()).
   Result<Extent> extentAt(uint64_t offset);
 

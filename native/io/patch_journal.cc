@@ -126,7 +126,7 @@ Status PatchJournalWriter::flush() {
   return {};
 }
 
-Status PatchJournalWriter::seal(uint64_t patchedBytes) {
+Status PatchJournalWriter::seal(uint64_t patchedBytes, bool durable) {
   DH_CHECK(endRun());
   Bytes record;
   Writer writer(record);
@@ -137,7 +137,7 @@ Status PatchJournalWriter::seal(uint64_t patchedBytes) {
   DH_CHECK(append(ByteSpan(digest).first(kChecksumBytes)));
   DH_CHECK(flush());
   // One sync for content and seal: the checksum tells a seal that reached the disk before what it stands for.
-  DH_CHECK(file_.sync());
+  if (durable) DH_CHECK(file_.sync());
   journal_.sealed_ = true;
   journal_.patchedBytes_ = patchedBytes;
   return {};
@@ -207,7 +207,7 @@ Result<PatchJournal> PatchJournal::read(const Storage& file) {
   return journal;
 }
 
-Status applyPatch(Storage& journalFile, const PatchJournal& journal, Storage& target) {
+Status applyPatch(Storage& journalFile, const PatchJournal& journal, Storage& target, bool durable) {
   if (!journal.isSealed()) return Error{Code::kInvalidArgument, "a patch journal that is not sealed"};
   DH_TRY(const uint64_t before, target.size());
   std::optional<Clock::time_point> touched;
@@ -235,7 +235,7 @@ Status applyPatch(Storage& journalFile, const PatchJournal& journal, Storage& ta
     DH_CHECK(touch());
     DH_CHECK(target.truncate(journal.patchedBytes()));
   }
-  return target.sync();
+  return durable ? target.sync() : Status();
 }
 
 }  // namespace deltahop

@@ -81,8 +81,8 @@ class PatchJournalWriter {
   Status zeros(uint64_t offset, uint64_t length);
   /// What was given so far is in the file, for a later transfer to find.
   Status flush();
-  /// All of it is there and on stable storage; from now on it will be applied, come what may.
-  Status seal(uint64_t patchedBytes);
+  /// All of it is there, on stable storage if `durable`; from now on it will be applied, come what may.
+  Status seal(uint64_t patchedBytes, bool durable = true);
   /// What was given so far and flushed.
   const PatchJournal& journal() const { return journal_; }
 
@@ -99,9 +99,9 @@ class PatchJournalWriter {
   uint64_t appended_ = 0;
 };
 
-/// Writes the content of a sealed journal into its target, on stable storage when it returns. May be repeated, also
-/// after any part of it was done. Meanwhile the journal's mtime follows the target's, which is how a later reader can
-/// tell that nobody else has written there since.
-Status applyPatch(Storage& journalFile, const PatchJournal& journal, Storage& target);
+/// Writes the content of a sealed journal into its target, on stable storage when it returns if `durable`. May be
+/// repeated, also after any part of it was done. Meanwhile the journal's mtime follows the target's, which is how a
+/// later reader can tell that nobody else has written there since.
+Status applyPatch(Storage& journalFile, const PatchJournal& journal, Storage& target, bool durable = true);
 
 }  // namespace deltahop

@@ -24,6 +24,8 @@ constexpr size_t kSyncEachFiles = 8;
 // Of one batch compressed beside old ones.
 constexpr uint64_t kMaxSmallChanges = 256 << 10;
 constexpr size_t kMaxSmallChangesBytes = 512 << 10;
+// Below this, a thread costs more than it saves.
+constexpr uint64_t kMinExpectedBytes = 8 << 20;
 // Below this, cloning costs more than it saves.
 constexpr uint64_t kMinCloneBytes = 1 << 20;
 
@@ -103,16 +105,38 @@ Status FileReceiver::begin(uint64_t number) {
   if (options_.inPlace && choice.value().live) DH_CHECK(beginInPlace(*incoming));
   if (incoming->output == nullptr) DH_CHECK(beginPrivately(*incoming));
   incoming->patcher.emplace(incoming->basis, *incoming->output, kMaxFileBytes, &literals_);
+  if (incoming->inPlace != nullptr && expected_ == incoming->index) {
+    incoming->segments = std::move(expectedSegments_);
+    incoming->patcher->know(incoming->segments.get());
+  }
   incoming_ = std::move(incoming);
   return {};
+}
+
+void FileReceiver::expectInPlace(const std::vector<uint32_t>& indexes) {
+  if (!options_.inPlace) return;
+  uint64_t most = kMinExpectedBytes - 1;
+  for (const uint32_t index : indexes) {
+    const uint32_t partner = tree_.plan.partners[index];
+    if (partner == kNoEntry || !tree_.own.isRegular(partner) || tree_.own.fileBytes(partner) <= most) continue;
+    most = tree_.own.fileBytes(partner);
+    expected_ = index;
+  }
+  if (expected_ == kNoEntry) return;
+  auto opened = openForPatch(expected_);
+  if (opened.ok()) expectedSegments_ = std::make_unique<SegmentDigests>(std::move(opened).value(), most);
+}
+
+Result<File> FileReceiver::openForPatch(uint32_t index) const {
+  DH_TRY(const Directory* parent, tree_.wantedParents->parentOf(index));
+  return parent->open(std::string(tree_.wanted.name(index)), O_RDWR);
 }
 
 // Sets no output if the file is better, or must be, replaced.
 Status FileReceiver::beginInPlace(Incoming& incoming) {
   const uint64_t liveBytes = incoming.basis.spans().front().bytes;
   if (std::min(liveBytes, tree_.wanted.fileBytes(incoming.index)) <= kSmallFileBytes) return {};
-  DH_TRY(const Directory* parent, tree_.wantedParents->parentOf(incoming.index));
-  auto opened = parent->open(std::string(tree_.wanted.name(incoming.index)), O_RDWR);
+  auto opened = openForPatch(incoming.index);
   if (!opened.ok()) return {};  // read-only, or a program that runs
   DH_TRY(const struct stat status, opened.value().stat());
   // A further name of it may be another file's in the tree that is wanted.
@@ -120,8 +144,8 @@ Status FileReceiver::beginInPlace(Incoming& incoming) {
   const std::string path = tree_.wanted.path(incoming.index);
   auto journal = tree_.partial.createJournal(path, incoming.name);
   if (!journal.ok()) return withPath(journal.error(), path);
-  DH_TRY(auto output,
-         InPlaceOutput::begin(std::move(opened).value(), path, std::move(journal).value(), incoming.basis.overlay()));
+  DH_TRY(auto output, InPlaceOutput::begin(std::move(opened).value(), path, std::move(journal).value(),
+                                           incoming.basis.overlay(), options_.durable));
   incoming.inPlace = output.get();
   incoming.output = std::move(output);
   return {};
@@ -230,6 +254,7 @@ Status FileReceiver::end(uint8_t flags, uint64_t size, const Digest& expected) {
     if (summary.ok()) {
       right = true;
       matchedBytes_ += summary.value().matchedBytes;
+      keptBytes_ += summary.value().keptBytes;
       literalBytes_ += summary.value().literalBytes;
       zeroBytes_ += summary.value().zeroBytes;
     }
@@ -553,7 +578,7 @@ void FileReceiver::addTo(std::map<std::string, double>& statistics) const {
   const std::pair<const char*, uint64_t> counts[] = {
       {"filesReceived", filesReceived_}, {"literalBytes", literalBytes_},   {"matchedBytes", matchedBytes_},
       {"zeroBytes", zeroBytes_},         {"repairedFiles", repairedFiles_}, {"goneFiles", goneFiles_},
-      {"patchedFiles", patchedFiles_},   {"clonedFiles", clonedFiles_},
+      {"patchedFiles", patchedFiles_},   {"clonedFiles", clonedFiles_},     {"keptBytes", keptBytes_},
   };
   for (const auto& [name, value] : counts) statistics[name] = static_cast<double>(value);
 }

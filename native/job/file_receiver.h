@@ -38,6 +38,9 @@ class FileReceiver {
   /// Takes a message against the shared basis, which is what lies here; false if it is of another kind. The sender
   /// works out by itself what is to be sent: what is not wanted here is dropped.
   Result<bool> takeShared(const Frame& frame);
+  /// The large file that is likely to be patched where it lies is read from now on, beside all else: what stays of it
+  /// counts towards the digest of what it becomes.
+  void expectInPlace(const std::vector<uint32_t>& indexes);
   /// Nothing is under way between two files.
   bool isIdle() const { return incoming_ == nullptr; }
   /// Files whose digest was wrong, to be requested once more; a second failure is an error.
@@ -63,6 +66,7 @@ class FileReceiver {
     Basis basis;
     std::unique_ptr<PatchOutput> output;
     InPlaceOutput* inPlace = nullptr;  // the output, if it is one
+    std::unique_ptr<SegmentDigests> segments;
     std::optional<Patcher> patcher;
     bool basisChanged = false;
     bool dropped = false;
@@ -77,6 +81,7 @@ class FileReceiver {
   Status begin(uint64_t number);
   Status beginInPlace(Incoming& incoming);
   Status beginPrivately(Incoming& incoming);
+  Result<File> openForPatch(uint32_t index) const;
   Status onDelta(ByteSpan payload);
   Status onFileEnd(ByteSpan payload);
   Status onSmallFiles(ByteSpan payload);
@@ -115,6 +120,8 @@ class FileReceiver {
   Bytes old_;
   Bytes content_;
   std::unordered_map<uint32_t, Digest> digests_;
+  uint32_t expected_ = kNoEntry;
+  std::unique_ptr<SegmentDigests> expectedSegments_;  // of that file
   std::unique_ptr<Incoming> incoming_;
   bool canClone_ = true;  // as far as is known
   std::vector<Repair> repairs_;
@@ -127,6 +134,7 @@ class FileReceiver {
   uint64_t filesReceived_ = 0;
   uint64_t literalBytes_ = 0;
   uint64_t matchedBytes_ = 0;
+  uint64_t keptBytes_ = 0;
   uint64_t zeroBytes_ = 0;
   uint64_t repairedFiles_ = 0;
   uint64_t goneFiles_ = 0;

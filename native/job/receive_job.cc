@@ -411,6 +411,7 @@ class ReceiveJob final : public TransferJob {
       choice.blockBytes = kMinBlockBytes;
       book_.add(index, std::move(choice));
     }
+    files_.expectInPlace(files);
     for (;;) {
       DH_TRY(const Frame frame, receive());
       DH_TRY(const bool taken, files_.takeShared(frame));

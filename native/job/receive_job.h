@@ -39,10 +39,10 @@ struct ReceiveJobOptions {
 
 /// Input and output: the messages of FORMATS.md section 5. A transfer that is cut leaves what arrived in the reserved
 /// directory at the root, and the next one goes on from there. Statistics: filesTotal, filesSettled, filesReceived,
-/// totalBytes, readBytes, literalBytes, matchedBytes, zeroBytes, signatureBytes, hashedBytes (read for digests alone),
-/// sentBytes, receivedBytes, repairedFiles, deletedEntries, deletesRefused, finishedPatches (left by a
-/// receiver that was killed), goneFiles, missedEntries (wanted, and not had),
-/// incompleteSource (0 or 1), scanMs, digestMs, manifestMs, filesMs, finishMs.
+/// totalBytes, readBytes, literalBytes, matchedBytes, keptBytes (of those, in place and not read a second time),
+/// zeroBytes, signatureBytes, hashedBytes (read for digests alone), sentBytes, receivedBytes, repairedFiles,
+/// deletedEntries, deletesRefused, finishedPatches (left by a receiver that was killed), goneFiles, missedEntries
+/// (wanted, and not had), incompleteSource (0 or 1), scanMs, digestMs, manifestMs, filesMs, finishMs.
 std::unique_ptr<Job> makeReceiveJob(ReceiveJobOptions options);
 
 }  // namespace deltahop

@@ -140,13 +140,14 @@ class SendJob final : public TransferJob {
       tree_ = std::move(scanned.tree);
       stamps_ = std::move(scanned.stamps);
     }
-    if (options_.recordPath.has_value()) {
+    const bool late = options_.verify && options_.lateDigests;
+    if (options_.recordPath.has_value() && !late) {
       const auto record = readRecord(*options_.recordPath);
       if (record.has_value()) addRecordedDigests(*record, tree_, stamps_);
     }
     statistics_["scanMs"] = scanWatch.ms();
     advance(0, 0, true);
-    if (options_.verify) {
+    if (options_.verify && !late) {
       const Stopwatch watch;
       DH_CHECK(addContentDigests(root_, tree_, {!options_.allowChanging, true, countHashed(hashedBytes_)}, check));
       statistics_["digestMs"] = watch.ms();

@@ -23,6 +23,9 @@ struct SendJobOptions {
   std::vector<std::string> excludeXattrs;
   /// Put every file's content digest into the manifest, so that no file counts as unchanged by its times.
   bool verify = false;
+  /// With verify: all files are likely to have changed, so none is read for its digest alone. The manifest has no
+  /// digests, every file is compared with what the receiver has, and its digest comes with it.
+  bool lateDigests = false;
   /// The tree is alive and not all of it is ours: files that change or vanish while they are read, or may not be read,
   /// are noted, not errors.
   bool allowChanging = false;

@@ -14,6 +14,7 @@ namespace {
 
 constexpr size_t kManifestPieceBytes = 256 << 10;
 constexpr size_t kSmallBatchBytes = 256 << 10;
+constexpr uint64_t kMinSearchedBytes = 32 << 20;
 // Files that are neither paged nor small are compressed beside their former selves up to here; for larger ones the
 // search by rolling sums costs less than what it finds.
 constexpr uint64_t kMaxPartedBytes = 8 << 20;
@@ -57,17 +58,40 @@ Status SharedSender::send() {
 
 Result<SharedSender::Outcome> SharedSender::sendAll() {
   DH_TRY(Outcome outcome, sendManifest());
-  for (uint32_t index = 0; index < around_.tree.size() && outcome == Outcome::kSent; ++index) {
-    if (plan_.actions[index] != Action::kContent) continue;
-    DH_TRY(const bool stopped, stopped_());
-    if (stopped) return Outcome::kStopped;
-    DH_TRY(outcome, sendFile(index));
-  }
-  if (outcome == Outcome::kSent) {
-    DH_CHECK(flushSmall());
-    DH_CHECK(files_.flush());
+  // So that the link and the receiver have something to do while large files are searched.
+  DH_CHECK(around_.out.flush());
+  for (const bool searched : {false, true}) {
+    if (outcome == Outcome::kSent) {
+      DH_TRY(outcome, sendFiles(searched));
+    }
+    if (outcome == Outcome::kSent) DH_CHECK(flushAll());
   }
   return outcome;
+}
+
+Status SharedSender::flushAll() {
+  DH_CHECK(flushSmall());
+  DH_CHECK(files_.flush());
+  return around_.out.flush();
+}
+
+// A file of pages so large that nothing of it goes out for a while.
+bool SharedSender::isSearched(uint32_t index) const {
+  const uint32_t partner = plan_.partners[index];
+  if (partner == kNoEntry || !basis_.tree.isRegular(partner)) return false;
+  const uint64_t bytes = around_.tree.fileBytes(index);
+  return bytes >= kMinSearchedBytes && isPaged(bytes, basis_.tree.fileBytes(partner));
+}
+
+Result<SharedSender::Outcome> SharedSender::sendFiles(bool searched) {
+  for (uint32_t index = 0; index < around_.tree.size(); ++index) {
+    if (plan_.actions[index] != Action::kContent || isSearched(index) != searched) continue;
+    DH_TRY(const bool stopped, stopped_());
+    if (stopped) return Outcome::kStopped;
+    DH_TRY(const Outcome outcome, sendFile(index));
+    if (outcome == Outcome::kStopped) return outcome;
+  }
+  return Outcome::kSent;
 }
 
 Result<SharedSender::Outcome> SharedSender::sendManifest() {

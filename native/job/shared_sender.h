@@ -37,12 +37,15 @@ class SharedSender {
 
   Result<Outcome> sendAll();
   Result<Outcome> sendManifest();
+  bool isSearched(uint32_t index) const;
+  Result<Outcome> sendFiles(bool searched);
   Result<Outcome> sendFile(uint32_t index);
   bool maySame(uint32_t index, uint32_t partner) const;
   Result<bool> sendSame(uint32_t index, uint32_t partner, FileSender::Source& source);
   Result<File> openOld(uint32_t partner);
   Status sendSmall(uint32_t index, FileSender::Source source, const File& old, uint64_t oldBytes);
   Status flushSmall();
+  Status flushAll();
   Result<Outcome> sendPages(uint32_t index, FileSender::Source source, const File& old);
   Result<Outcome> sendParts(uint32_t index, FileSender::Source source, const File& old, uint64_t oldBytes);
   Status sendMatched(uint32_t index, FileSender::Source source, File old);

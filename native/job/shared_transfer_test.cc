@@ -412,5 +412,80 @@ TEST_CASE_FIXTURE(SharedFixture, "damaged shared streams make no wrong file") {
   }
 }
 
+// A machine's memory, patched where it lies.
+struct MemoryFixture : SharedFixture {
+  SendJobOptions sendLate() const {
+    SendJobOptions options = send(true);
+    options.lateDigests = true;
+    return options;
+  }
+  ReceiveJobOptions receiveInPlace() const {
+    ReceiveJobOptions options = receive();
+    options.inPlace = true;
+    return options;
+  }
+  // Of 40 MiB, 16 are zeros and one is a hole.
+  void beginMemory() {
+    Bytes memory = random.bytes(40 << 20);
+    std::fill_n(memory.begin() + (20 << 20), 16 << 20, uint8_t{0});
+    writeSparseTestFile(from + "/ram", memory);
+    begin();
+    turn();
+  }
+  TestRandom random{31};
+};
+
+TEST_CASE_FIXTURE(MemoryFixture, "memory that has changed is read once at each end, and its times play no part") {
+  beginMemory();
+  const auto inode = openTestFile(to + "/ram").stat().value().st_ino;
+  for (const bool changed : {true, false}) {
+    CAPTURE(changed);
+    if (changed) {
+      for (size_t at = 4 << 20; at < 6 << 20; at += 50'000) overwrite(from + "/ram", at, random.bytes(20));
+      overwrite(from + "/ram", 22 << 20, random.bytes(4096));
+    }
+    setMtime(from + "/ram", 1'000'000'000, 0);
+    writeTestFile(from + "/state", random.bytes(100'000));
+    TransferRun run(sendLate(), receiveInPlace());
+    DH_REQUIRE_OK(run.sender.outcome());
+    DH_REQUIRE_OK(run.receiver.outcome());
+    requireSameTree(from, to);
+    CHECK(run.sender.statistic("basisRefused") == 0);
+    CHECK(run.sender.statistic("hashedBytes") == 0);
+    CHECK(run.receiver.statistic("repairedFiles") == 0);
+    CHECK(run.receiver.statistic("keptBytes") >= 20 << 20);
+    CHECK(openTestFile(to + "/ram").stat().value().st_ino == inode);
+    CHECK(run.bytes() < 100'000 + 20'000);
+    turn();
+  }
+}
+
+TEST_CASE_FIXTURE(MemoryFixture, "a page that is not what the receiver's record says of it is found and mended") {
+  beginMemory();
+  overwrite(to + "/ram", (10 << 20) + 5, random.bytes(1));
+  // The record says the old of the file as it is now.
+  const std::string path = directory.path("receiver-record");
+  const auto record = readRecord(path);
+  REQUIRE(record.has_value());
+  REQUIRE(record->tree.size() == 2);
+  const Entry& before = record->tree.entry(1);
+  setMtime(to + "/ram", before.mtimeSeconds, before.mtimeNanoseconds);
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  const auto root = Directory::openRoot(to);
+  DH_REQUIRE_OK(root);
+  Notes notes;
+  auto scanned = scanTree(root.value(), {.stamps = true}, notes);
+  DH_REQUIRE_OK(scanned);
+  REQUIRE(scanned.value().stamps[1].inode != 0);
+  scanned.value().tree.setDigest(1, *record->tree.digest(1));
+  DH_REQUIRE_OK(writeRecord(path, scanned.value().tree, scanned.value().stamps));
+  overwrite(from + "/ram", 1 << 20, random.bytes(50));
+  TransferRun run(sendLate(), receiveInPlace());
+  DH_REQUIRE_OK(run.sender.outcome());
+  DH_REQUIRE_OK(run.receiver.outcome());
+  CHECK(run.receiver.statistic("repairedFiles") == 1);
+  requireSameTree(from, to);
+}
+
 }  // namespace
 }  // namespace deltahop

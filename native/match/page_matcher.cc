@@ -2,17 +2,14 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cstring>
 
-#include "hash/blake3.h"
 #include "hash/local_hash.h"
 
 namespace deltahop {
 namespace {
 
 constexpr size_t kSegmentBytes = kContentSegmentBytes;
-constexpr size_t kPagesPerSegment = kSegmentBytes / kPageBytes;
 // Anchors are places where eight bytes look a certain way, one in 512, so that content has its own wherever it lies.
 constexpr size_t kAnchorBytes = 64;
 constexpr uint64_t kAnchorMultiplier = 0x9E3779B97F4A7C15;
@@ -59,22 +56,16 @@ uint64_t anchorHash(const uint8_t* at) {
 }  // namespace
 
 PageMatcher::PageMatcher(PageFile target, PageFile basis, PageSink& sink)
-    : target_(std::move(target)), basis_(std::move(basis)), sink_(sink) {}
+    : target_(std::move(target)), basis_(std::move(basis)), sink_(sink), survey_(target_, basis_) {}
 
 Result<Digest> PageMatcher::run(const std::function<bool(uint64_t)>& onProgress) {
   segment_ = std::make_unique_for_overwrite<uint8_t[]>(kSegmentBytes);
   old_ = std::make_unique_for_overwrite<uint8_t[]>(kSegmentBytes);
-  const uint64_t segments = (target_.bytes() + kSegmentBytes - 1) / kSegmentBytes;
-  same_.resize(target_.pages() / 64 + 1);
-  used_.resize(basis_.pages() / 64 + 1);
-  settled_.resize(segments / 64 + 1);
-  digests_.resize(segments);
-  for (uint64_t segment = 0; segment < segments; ++segment) {
-    // Two passes over what is the same, of which the second does not read it.
-    DH_CHECK(surveySegment(segment));
-    if (!onProgress(segment * kSegmentBytes / 2)) return Error{Code::kCancelled, "match pages", 0};
-  }
-  if (otherPages_ > 0) DH_CHECK(buildIndex());
+  // Two passes, of which the second does not read what is the same.
+  DH_CHECK(survey_.run([&](uint64_t done) { return onProgress(done / 2); }));
+  statistics_.readBytes += survey_.readBytes();
+  if (survey_.otherPages() > 0) DH_CHECK(buildIndex());
+  const uint64_t segments = survey_.segments();
   for (uint64_t segment = 0; segment < segments; ++segment) {
     DH_CHECK(tell(segment));
     if (!onProgress((segments + segment) * kSegmentBytes / 2)) return Error{Code::kCancelled, "match pages", 0};
@@ -90,52 +81,12 @@ Result<Digest> PageMatcher::run(const std::function<bool(uint64_t)>& onProgress)
   return hasher_.finish();
 }
 
-// Marks the pages that are where they were. What needs no second look is hashed here, while it is in the cache.
-Status PageMatcher::surveySegment(uint64_t segment) {
-  const uint64_t offset = segment * kSegmentBytes;
-  const uint64_t firstPage = offset / kPageBytes;
-  const size_t pages = std::min<uint64_t>(kPagesPerSegment, target_.pages() - firstPage);
-  if (pages == 0) return {};
-  const std::span<uint8_t> bytes(segment_.get(), pages * kPageBytes);
-  DH_TRY(const bool isHole, target_.readRange(offset, bytes));
-  if (isHole && pages == kPagesPerSegment) {
-    setBit(settled_, segment);
-    digests_[segment] = zeroSegmentDigest();
-    return {};
-  }
-  statistics_.readBytes += bytes.size();
-  const uint64_t basisPages = basis_.pages();
-  const size_t oldPages = firstPage < basisPages ? std::min<uint64_t>(pages, basisPages - firstPage) : 0;
-  if (oldPages > 0) {
-    DH_TRY(const bool isOldHole, basis_.readRange(offset, {old_.get(), oldPages * kPageBytes}));
-    if (!isOldHole) statistics_.readBytes += oldPages * kPageBytes;
-  }
-  bool settled = pages == kPagesPerSegment;
-  for (size_t i = 0; i < pages; ++i) {
-    const uint8_t* page = segment_.get() + i * kPageBytes;
-    if (i < oldPages && std::memcmp(page, old_.get() + i * kPageBytes, kPageBytes) == 0) {
-      setBit(used_, firstPage + i);
-      // Zeros as such cost the receiver no reading.
-      if (!isZeroPage(page)) setBit(same_, firstPage + i);
-    } else if (!isZeroPage(page)) {
-      ++otherPages_;
-      settled = false;
-    }
-  }
-  if (settled) {
-    setBit(settled_, segment);
-    digests_[segment] = blake3(bytes);
-  }
-  return {};
-}
-
 // Of the basis' pages that are not where they were; of all of them for content that was copied, if much is new.
 Status PageMatcher::buildIndex() {
-  uint64_t unused = basis_.pages();
-  for (const uint64_t word : used_) unused -= static_cast<uint64_t>(std::popcount(word));
+  const uint64_t unused = basis_.pages() - survey_.usedPages();
   if (unused == 0) return {};
   pages_ = PageIndex(std::min(unused, kMaxIndexedPages));
-  anchorsOfAll_ = otherPages_ > basis_.pages() / kMuchIsOneIn;
+  anchorsOfAll_ = survey_.otherPages() > basis_.pages() / kMuchIsOneIn;
   const uint64_t anchored = anchorsOfAll_ ? basis_.pages() : unused;
   anchors_ = PageIndex(std::min(anchored * kAnchorsPerPage, kMaxIndexedAnchors));
   uint64_t indexed = 0;
@@ -144,7 +95,7 @@ Status PageMatcher::buildIndex() {
     const size_t pages = std::min<uint64_t>(kPagesPerSegment, basis_.pages() - first);
     if (extent.isHole && extent.end() >= (first + pages) * kPageBytes) continue;
     bool allUsed = true;
-    for (size_t i = 0; i < pages && allUsed; ++i) allUsed = bit(used_, first + i);
+    for (size_t i = 0; i < pages && allUsed; ++i) allUsed = survey_.isUsed(first + i);
     if (allUsed && !anchorsOfAll_) continue;
     DH_CHECK(indexPages(first, pages));
     indexed += pages;
@@ -157,7 +108,7 @@ Status PageMatcher::indexPages(uint64_t firstPage, size_t pages) {
   statistics_.readBytes += pages * kPageBytes;
   for (size_t i = 0; i < pages; ++i) {
     const uint8_t* page = old_.get() + i * kPageBytes;
-    const bool used = bit(used_, firstPage + i);
+    const bool used = survey_.isUsed(firstPage + i);
     if ((used && !anchorsOfAll_) || isZeroPage(page)) continue;
     if (!used) pages_.add(localHash({page, kPageBytes}), static_cast<uint32_t>(firstPage + i));
     // Beyond 4 GiB nothing is found this way.
@@ -172,9 +123,12 @@ Status PageMatcher::indexPages(uint64_t firstPage, size_t pages) {
 
 Status PageMatcher::tell(uint64_t segment) {
   const uint64_t firstPage = segment * kPagesPerSegment;
-  if (bit(settled_, segment)) {
-    hasher_.updateSegment(digests_[segment]);
-    return tellSettled(firstPage);
+  const SurveyedSegment& surveyed = survey_.segment(segment);
+  if (surveyed.isKnown) {
+    hasher_.updateSegment(surveyed.digest);
+    if (surveyed.others == nullptr) return tellSettled(firstPage, surveyed);
+    takeOthers(surveyed);
+    return tellPages(firstPage, kPagesPerSegment, surveyed);
   }
   const size_t pages = std::min<uint64_t>(kPagesPerSegment, target_.pages() - firstPage);
   if (pages == 0) return {};
@@ -182,35 +136,54 @@ Status PageMatcher::tell(uint64_t segment) {
   DH_CHECK(target_.readRange(firstPage * kPageBytes, bytes));
   statistics_.readBytes += bytes.size();
   hasher_.update(bytes);
-  return tellRead(firstPage, pages);
+  return tellPages(firstPage, pages, surveyed);
 }
 
-Status PageMatcher::tellSettled(uint64_t firstPage) {
+Status PageMatcher::tellSettled(uint64_t firstPage, const SurveyedSegment& surveyed) {
+  // As a whole, zeros among the rest too: the receiver may know it by its digest.
+  const bool whole = surveyed.allSame() && !surveyed.allZero();
+  const auto isSame = [&](size_t page) { return whole || (surveyed.isSame(page) && !surveyed.isZero(page)); };
   for (size_t i = 0; i < kPagesPerSegment;) {
-    const bool isSame = bit(same_, firstPage + i);
+    const bool same = isSame(i);
     size_t end = i + 1;
-    while (end < kPagesPerSegment && bit(same_, firstPage + end) == isSame) ++end;
+    while (end < kPagesPerSegment && isSame(end) == same) ++end;
     const uint64_t count = end - i;
-    (isSame ? statistics_.identityBytes : statistics_.zeroBytes) += count * kPageBytes;
-    DH_CHECK(isSame ? sink_.same((firstPage + i) * kPageBytes, count) : sink_.zeros(count));
-    if (isSame) shift_ = 0;
+    // Zeros as such cost the receiver no reading.
+    (same ? statistics_.identityBytes : statistics_.zeroBytes) += count * kPageBytes;
+    DH_CHECK(same ? sink_.same((firstPage + i) * kPageBytes, count) : sink_.zeros(count));
+    if (same) shift_ = 0;
     i = end;
   }
   return {};
 }
 
-Status PageMatcher::tellRead(uint64_t firstPage, size_t pages) {
+// The pages that the survey has kept, where they would be had the segment been read.
+void PageMatcher::takeOthers(const SurveyedSegment& surveyed) {
+  const uint8_t* from = surveyed.others.get();
+  for (size_t i = 0; i < kPagesPerSegment; ++i) {
+    if (surveyed.isSame(i) || surveyed.isZero(i)) continue;
+    std::memcpy(segment_.get() + i * kPageBytes, from, kPageBytes);
+    from += kPageBytes;
+  }
+}
+
+Status PageMatcher::tellPages(uint64_t firstPage, size_t pages, const SurveyedSegment& surveyed) {
   // First what is the same, so that what is not knows its neighbours on both sides.
   constexpr uint64_t kZero = kNoPage - 1;
   std::array<uint64_t, kPagesPerSegment> found;
   const int64_t shiftBefore = shift_;
   for (size_t i = 0; i < pages; ++i) {
     const uint8_t* page = segment_.get() + i * kPageBytes;
-    if (isZeroPage(page)) {
+    // Unless it was kept, a page may have been written since it was surveyed.
+    if (surveyed.isKnown ? surveyed.isZero(i) : isZeroPage(page)) {
       found[i] = kZero;
       continue;
     }
-    DH_TRY(found[i], findSame(firstPage + i, page));
+    if (surveyed.isKnown && surveyed.isSame(i)) {
+      found[i] = (firstPage + i) * kPageBytes;
+    } else {
+      DH_TRY(found[i], findSame(firstPage + i, page, surveyed.isSame(i)));
+    }
     if (found[i] != kNoPage) shift_ = static_cast<int64_t>(found[i] - (firstPage + i) * kPageBytes);
   }
   shift_ = shiftBefore;
@@ -236,15 +209,15 @@ Status PageMatcher::tellRead(uint64_t firstPage, size_t pages) {
 }
 
 // Where this page is in the basis: where it was, after the one before, or anywhere.
-Result<uint64_t> PageMatcher::findSame(uint64_t page, const uint8_t* bytes) {
+Result<uint64_t> PageMatcher::findSame(uint64_t page, const uint8_t* bytes, bool wasSame) {
   const auto isSame = [&](uint64_t old) -> Result<bool> {
     if (old > (basis_.pages() - 1) * kPageBytes || basis_.pages() == 0) return false;
     DH_TRY(const uint8_t* oldBytes, basis_.pageAt(old, scratch_));
     return std::memcmp(bytes, oldBytes, kPageBytes) == 0;
   };
   const uint64_t offset = page * kPageBytes;
-  if (bit(same_, page)) {
-    DH_TRY(const bool still, isSame(offset));  // unless it was written since it was surveyed
+  if (wasSame) {
+    DH_TRY(const bool still, isSame(offset));
     if (still) return offset;
   }
   const uint64_t onShift = offset + static_cast<uint64_t>(shift_);

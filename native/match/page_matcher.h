@@ -13,6 +13,7 @@
 #include "hash/content_digest.h"
 #include "io/page_file.h"
 #include "match/page_index.h"
+#include "match/page_survey.h"
 
 namespace deltahop {
 
@@ -41,8 +42,8 @@ struct PageStatistics {
   uint64_t zeroBytes = 0;
 };
 
-/// One pass over one target. Memory: 5 MiB, 2 bits a page, and 16 bytes for each page of the basis that is not where it
-/// was (of 16 million at the most).
+/// One pass over one target. Memory: 5 MiB, that of the survey, and 16 bytes for each page of the basis that is not
+/// where it was (of 16 million at the most).
 class PageMatcher {
  public:
   /// Larger files are not for this matcher.
@@ -56,33 +57,26 @@ class PageMatcher {
   const PageStatistics& statistics() const { return statistics_; }
 
  private:
-  Status surveySegment(uint64_t segment);
   Status buildIndex();
   Status indexPages(uint64_t firstPage, size_t pages);
   Status tell(uint64_t segment);
-  Status tellSettled(uint64_t firstPage);
-  Status tellRead(uint64_t firstPage, size_t pages);
+  Status tellSettled(uint64_t firstPage, const SurveyedSegment& surveyed);
+  void takeOthers(const SurveyedSegment& surveyed);
+  Status tellPages(uint64_t firstPage, size_t pages, const SurveyedSegment& surveyed);
   struct Vote {
     uint64_t offset = UINT64_MAX;
     unsigned count = 0;
   };
-  Result<uint64_t> findSame(uint64_t page, const uint8_t* bytes);
+  Result<uint64_t> findSame(uint64_t page, const uint8_t* bytes, bool wasSame);
   Status tellChanged(uint64_t page, const uint8_t* bytes, int64_t nextShift);
   std::array<Vote, 2> voteOfAnchors(const uint8_t* bytes) const;
-
-  static bool bit(const std::vector<uint64_t>& bits, uint64_t at) { return (bits[at >> 6] >> (at & 63) & 1) != 0; }
-  static void setBit(std::vector<uint64_t>& bits, uint64_t at) { bits[at >> 6] |= uint64_t{1} << (at & 63); }
 
   PageFile target_;
   PageFile basis_;
   PageSink& sink_;
+  PageSurvey survey_;
   std::unique_ptr<uint8_t[]> segment_;
   std::unique_ptr<uint8_t[]> old_;
-  std::vector<uint64_t> same_;     // target pages that are where they were
-  std::vector<uint64_t> used_;     // basis pages that are where they were
-  std::vector<uint64_t> settled_;  // whole segments whose pages are all that or zero
-  std::vector<Digest> digests_;    // of those segments
-  uint64_t otherPages_ = 0;
   PageIndex pages_;
   PageIndex anchors_;
   bool anchorsOfAll_ = false;

@@ -5,13 +5,11 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
-#include <exception>
 #include <memory>
 #include <mutex>
-#include <new>
 #include <optional>
-#include <thread>
 
+#include "base/two_threads.h"
 #include "hash/content_digest.h"
 #include "tree/scan.h"
 
@@ -25,29 +23,6 @@ constexpr uint64_t kMaxBatchBytes = 4 << 20;
 constexpr uint64_t kSharedFileBytes = 32 << 20;
 // Segments whose digests are held until all before them are there.
 constexpr uint64_t kWindowSegments = 256;
-
-/// Runs `work` on two threads, this one and another, and returns when both have ended. kLimit if memory ran out in one.
-template <typename Work>
-Status onTwoThreads(const Work& work) {
-  std::atomic<bool> outOfMemory = false;
-  const auto guarded = [&] {
-    try {
-      work();
-    } catch (const std::bad_alloc&) {
-      outOfMemory = true;
-    }
-  };
-  std::thread other;
-  try {
-    other = std::thread(guarded);
-  } catch (const std::exception&) {
-    // No thread to be had: this one does it all.
-  }
-  guarded();
-  if (other.joinable()) other.join();
-  if (outOfMemory) return Error{Code::kLimit, "out of memory", 0};
-  return {};
-}
 
 class TreeHasher {
  public:

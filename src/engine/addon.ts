@@ -75,6 +75,7 @@ export interface Addon {
       againstPath: string | null;
       excludeXattrs: string[];
       verify: boolean;
+      lateDigests: boolean;
       allowChanging: boolean;
       zstdLevel: number;
       recordPath: string | null;

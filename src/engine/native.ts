@@ -78,6 +78,7 @@ class NativeEngine implements Engine {
       againstPath: options.againstPath ?? null,
       excludeXattrs: [...(options.excludeXattrs ?? [])],
       verify: options.verify ?? false,
+      lateDigests: options.lateDigests ?? false,
       allowChanging: options.allowChanging ?? false,
       zstdLevel: options.zstdLevel ?? defaultZstdLevel,
       recordPath: options.recordPath ?? null,

@@ -76,6 +76,11 @@ export interface SendOptions extends OperationOptions, TreePart {
   /** Put every file's content digest into the manifest, so that no file counts as unchanged by its times alone. */
   verify?: boolean;
   /**
+   * With `verify`, of a tree whose files have most likely all changed: none is read for its digest alone, each is compared
+   * with what the receiver has, and its digest comes with it.
+   */
+  lateDigests?: boolean;
+  /**
    * The tree is alive: a file that changes while it is read is sent as read and noted, instead of DELTAHOP_E_CHANGED; one
    * that vanishes or may not be read is left out and noted.
    */

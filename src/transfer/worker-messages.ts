@@ -80,6 +80,7 @@ export const commandSchema = z.discriminatedUnion('type', [
       againstPath: z.string().optional(),
       excludeXattrs: z.array(z.string()).optional(),
       verify: z.boolean().optional(),
+      lateDigests: z.boolean().optional(),
       allowChanging: z.boolean().optional(),
       zstdLevel: z.int().optional(),
       recordPath: z.string().optional(),
