@@ -5,7 +5,7 @@ import type { LayerImport, LayerStore, StoredLayer } from '../layers/store.js';
 import type { MigrationContext, Outgoing } from '../migrate/handoff.js';
 import type { IncomingMigrations } from '../migrate/incoming.js';
 import { Migration } from '../migrate/migration.js';
-import { cedeSchema, offerSchema, pingSchema } from '../migrate/offer.js';
+import { arrivalSchema, cedeSchema, offerSchema, pingSchema } from '../migrate/offer.js';
 import type { ServiceRecord } from '../migrate/ownership.js';
 import { dryRun } from '../migrate/survey.js';
 import type { WorkloadDriver } from '../workload/driver.js';
@@ -134,6 +134,9 @@ export function addPeerRoutes(router: Router, context: ApiContext): void {
     return undefined;
   });
   router.on('POST', '/v1/migrations/:id/prepare', null, async ({ param }) => incoming.prepare(id(param)));
+  router.on('POST', '/v1/migrations/:id/prepare-on-arrival', arrivalSchema, async ({ param, body }) =>
+    incoming.prepareOnArrival(id(param), body.slots),
+  );
   router.on('POST', '/v1/migrations/:id/commit', null, async ({ param }) => incoming.commit(id(param)));
   router.on('POST', '/v1/migrations/:id/abort', null, async ({ param }) => {
     await incoming.abort(id(param));

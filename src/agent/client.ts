@@ -412,6 +412,11 @@ export class PeerConnection implements PeerLink {
     return await this.#ask({ method: 'POST', path, limitMs: 90_000 }, prepareReplySchema);
   }
 
+  async prepareOnArrival(migration: string, slots: readonly string[]): Promise<PrepareReply> {
+    const path = ['migrations', migration, 'prepare-on-arrival'];
+    return await this.#ask({ method: 'POST', path, body: { slots }, limitMs: 600_000 }, prepareReplySchema);
+  }
+
   async commit(migration: string): Promise<CommitReply> {
     return await this.#ask(
       { method: 'POST', path: ['migrations', migration, 'commit'], limitMs: 15_000 },

@@ -59,6 +59,8 @@ interface Incoming {
   arranged: ArrangedWorkload | null;
   /** Nothing but the last of the memory is still to come. */
   filesComplete: boolean;
+  /** What is waited for by a question to be answered when it has come. */
+  arrival: { slots: Set<string>; end: () => void } | null;
   /** The held copy; null if there is none yet, or if it was lost with an agent: the files are still here then. */
   prepared: PreparedWorkload | null;
   /** It was let go: its image must not be restored again. */
@@ -116,6 +118,7 @@ export class IncomingMigrations implements DestinationControl {
       volatilePaths: [],
       arranged: null,
       filesComplete: false,
+      arrival: null,
       prepared: null,
       released: false,
       asking: null,
@@ -145,7 +148,7 @@ export class IncomingMigrations implements DestinationControl {
       incoming.ticket = this.#context.transfers.issueTicket({
         slots,
         onEvent: (event) => {
-          if (event.type !== 'completed' || !memory.has(event.slot)) return;
+          if (event.type !== 'completed' || this.#hasArrived(incoming, event.slot) || !memory.has(event.slot)) return;
           if (incoming.filesComplete) this.#startEarly(incoming);
           else this.#useRound(incoming);
         },
@@ -203,10 +206,23 @@ export class IncomingMigrations implements DestinationControl {
   }
 
   async prepare(migration: string): Promise<PrepareReply> {
-    const askedAt = performance.now();
+    return await this.#prepare(migration, performance.now());
+  }
+
+  async prepareOnArrival(migration: string, slots: readonly string[]): Promise<PrepareReply> {
+    const incoming = this.#get(migration);
+    this.#refuseUnless(migration, 'staging', 'can not be prepared any more');
+    incoming.arrival?.end();
+    await new Promise<void>((resolve) => {
+      incoming.arrival = { slots: new Set(slots), end: resolve };
+    });
+    return await this.#prepare(migration, performance.now());
+  }
+
+  async #prepare(migration: string, startedAt: number): Promise<PrepareReply> {
     const incoming = this.#get(migration);
     return await this.#inTurn(incoming, async () => {
-      const reply = (restorerMs: number): PrepareReply => ({ tookMs: performance.now() - askedAt, restorerMs });
+      const reply = (restorerMs: number): PrepareReply => ({ tookMs: performance.now() - startedAt, restorerMs });
       if (this.#record(migration).state === 'prepared') return reply(0);
       this.#refuseUnless(migration, 'staging', 'can not be prepared any more');
       const { restorerMs } = incoming.prepared ?? (await this.#hold(incoming));
@@ -391,6 +407,7 @@ export class IncomingMigrations implements DestinationControl {
       volatilePaths: [],
       arranged: null,
       filesComplete: false,
+      arrival: null,
       prepared: null,
       released: false,
       asking: null,
@@ -497,6 +514,13 @@ export class IncomingMigrations implements DestinationControl {
     }).catch(() => {});
   }
 
+  /** @returns whether this was waited for by {@link prepareOnArrival}. */
+  #hasArrived({ arrival }: Incoming, slot: string): boolean {
+    if (arrival?.slots.delete(slot) !== true) return false;
+    if (arrival.slots.size === 0) arrival.end();
+    return true;
+  }
+
   /** All of the instance has been here once: what can be done with that need not be done while the service stands still. */
   #useRound(incoming: Incoming): void {
     void this.#makeDurable(incoming).catch(() => {});
@@ -564,6 +588,7 @@ export class IncomingMigrations implements DestinationControl {
 
   /** No more steps are expected; the journal keeps what is asked for later. */
   #forget(incoming: Incoming): void {
+    incoming.arrival?.end();
     const { asking } = incoming;
     // Not awaited: it may be this very asking that has led here.
     if (asking !== null) void asking.stop();

@@ -15,7 +15,14 @@ import {
   judge,
 } from './forecast.js';
 import type { HealthOutcome, MigrationContext, Outgoing, PeerLink } from './handoff.js';
-import { type CommitReply, instanceSlot, layerSlot, type OfferedLayer, type OfferReply } from './offer.js';
+import {
+  type CommitReply,
+  instanceSlot,
+  layerSlot,
+  type OfferedLayer,
+  type OfferReply,
+  type PrepareReply,
+} from './offer.js';
 import { ownedService, type ServiceRecord } from './ownership.js';
 import { Pace } from './pace.js';
 import { type ByteCounters, type MigrationEvent, type MigrationSummary, PhaseLog, type PhaseName } from './phases.js';
@@ -42,11 +49,22 @@ export interface MigrationOrder {
   maxDowntimeMs: number;
 }
 
+/** How the sending of a frozen instance went; moments are Date.now(). */
+interface SentInstance {
+  savedAtMs: number;
+  saverMs: number;
+  sentAtMs: number;
+  /** The answer of a destination that was told beforehand to prepare the service once all has come. */
+  early: Promise<PrepareReply> | null;
+}
+
 /** How the trees of an instance are sent. */
 interface InstanceOptions {
   signal: AbortSignal;
   allowChanging?: boolean;
   retryMs?: number;
+  /** By another connection than the usual. */
+  transfers?: TransferClient;
   /** Told, again and again, from when a tree is listed. */
   onListed?: () => void;
 }
@@ -62,6 +80,8 @@ export class Migration {
   readonly #destination: PeerLink;
   readonly #phases: PhaseLog;
   #transfers: TransferClient | null = null;
+  /** A second connection, for the files of a service whose memory goes over at the same time. */
+  #fileTransfers: TransferClient | null = null;
   #destinationName: string;
   #downtimeMs: number | null = null;
   #downtime: DowntimeStage[] = [];
@@ -106,6 +126,7 @@ export class Migration {
     } finally {
       this.#outgoing.leave(this.id);
       this.#transfers?.close();
+      this.#fileTransfers?.close();
       this.#destination.close();
     }
     const totalMs = Math.round(performance.now() - startedAt);
@@ -149,6 +170,9 @@ export class Migration {
         this.#destinationName = reply.destinationName;
         await this.#foresee(surveyed, reply);
         this.#transfers = await this.#context.connectTransfers(this.#order.to, reply.ticket, signal);
+        if (driver.arrangesEarly) {
+          this.#fileTransfers = await this.#context.connectTransfers(this.#order.to, reply.ticket, signal);
+        }
         return offer.layers.filter((layer) => reply.missingLayers.includes(layer.digest));
       });
       for (const kind of ['base', 'app'] as const) {
@@ -256,9 +280,13 @@ export class Migration {
     const at = { frozenAtMs: frozen.frozenAtMs };
     let decided = false;
     try {
-      const sent = await this.#phases.run('final', () => this.#sendFrozen(frozen, signal));
+      const { early, ...sent } = await this.#phases.run('final', () =>
+        this.#fileTransfers === null
+          ? this.#sendFrozen(frozen, signal)
+          : this.#sendAtOnce(frozen, this.#fileTransfers, signal),
+      );
       await this.#phases.run('hand-off', async () => {
-        const prepare = await orAbort(this.#destination.prepare(this.id), signal);
+        const prepare = await orAbort(this.#prepare(early), signal);
         const preparedAtMs = Date.now();
         signal.throwIfAborted();
         clearTimeout(timer);
@@ -283,10 +311,7 @@ export class Migration {
    * Sends the instance of a service that stands still. Its files are complete at once, so they go over while its memory
    * is still being written, and the destination makes ready what it can while the memory is still on its way.
    */
-  async #sendFrozen(
-    frozen: FrozenWorkload,
-    signal: AbortSignal,
-  ): Promise<{ savedAtMs: number; saverMs: number; sentAtMs: number }> {
+  async #sendFrozen(frozen: FrozenWorkload, signal: AbortSignal): Promise<SentInstance> {
     const options = { signal, retryMs: frozenRetryMs };
     let onListed = (): void => {};
     const listed = new Promise<void>((resolve) => {
@@ -307,7 +332,35 @@ export class Migration {
       await this.#destination.arrange(this.id);
     }
     await this.#sendInstance('final', memory.instance, options);
-    return { savedAtMs, saverMs: memory.saverMs, sentAtMs: Date.now() };
+    return { savedAtMs, saverMs: memory.saverMs, sentAtMs: Date.now(), early: null };
+  }
+
+  /**
+   * The same of a service whose files do not change when its memory is saved and whose restore is arranged already: neither
+   * part waits for the other, nor the destination for a question once both have come.
+   */
+  async #sendAtOnce(frozen: FrozenWorkload, transfers: TransferClient, signal: AbortSignal): Promise<SentInstance> {
+    const options = { signal, retryMs: frozenRetryMs };
+    const files = this.#sendInstance('final', frozen.files, { ...options, transfers });
+    const sendMemory = async (): Promise<Omit<SentInstance, 'sentAtMs'>> => {
+      const memory = await frozen.memory(signal, files);
+      const savedAtMs = Date.now();
+      const slots = [...frozen.files.trees, ...memory.instance.trees].map(({ name }) => instanceSlot(name));
+      const early = this.#destination.prepareOnArrival(this.id, slots);
+      early.catch(() => {});
+      await this.#sendInstance('final', memory.instance, options);
+      return { savedAtMs, saverMs: memory.saverMs, early };
+    };
+    const [sent] = await allSettledOrThrow([sendMemory(), files]);
+    return { ...sent, sentAtMs: Date.now() };
+  }
+
+  /** Asks again what was asked early, in case that came too late: whichever answer comes first says it. */
+  async #prepare(early: Promise<PrepareReply> | null): Promise<PrepareReply> {
+    const asked = this.#destination.prepare(this.id);
+    if (early === null) return await asked;
+    asked.catch(() => {});
+    return await Promise.race([asked, early.catch(() => asked)]);
   }
 
   async #handOver(signal: AbortSignal): Promise<CommitReply> {
@@ -342,10 +395,13 @@ export class Migration {
   async #sendInstance(phase: PhaseName, instance: InstanceTrees, options: InstanceOptions): Promise<boolean> {
     let reconnects = 0;
     for (const tree of instance.trees) {
-      const { excludeXattrs, recordPath, basis, timesTell } = tree;
+      const { excludeXattrs, recordPath, basis, timesTell, durable } = tree;
+      const verify = phase === 'final' && !timesTell;
       const report = await this.#send(phase, instanceSlot(tree.name), tree.path, {
         ...options,
-        verify: phase === 'final' && !timesTell,
+        verify,
+        // Memory has changed since its last round, for certain.
+        lateDigests: verify && !durable,
         excludeXattrs,
         recordPath,
         ...(basis === null ? {} : { basis }),
@@ -359,10 +415,10 @@ export class Migration {
     phase: PhaseName,
     slot: string,
     path: string,
-    { onListed, ...options }: SendOptions & InstanceOptions,
+    { onListed, transfers = this.#transfers ?? undefined, ...options }: SendOptions & InstanceOptions,
   ): Promise<TransferReport> {
-    if (this.#transfers === null) throw new DeltahopError('DELTAHOP_E_PROTOCOL', 'no connection for transfers');
-    const report = await this.#transfers.send(slot, path, {
+    if (transfers === undefined) throw new DeltahopError('DELTAHOP_E_PROTOCOL', 'no connection for transfers');
+    const report = await transfers.send(slot, path, {
       ...options,
       onProgress: ({ doneBytes, totalBytes }) => {
         onListed?.();
@@ -393,11 +449,12 @@ export class Migration {
   }
 
   #counters(): ByteCounters {
-    const control = this.#destination.counters;
-    return {
-      bytesSent: control.bytesSent + (this.#transfers?.counters.bytesSent ?? 0),
-      bytesReceived: control.bytesReceived + (this.#transfers?.counters.bytesReceived ?? 0),
-    };
+    const counters = { bytesSent: 0, bytesReceived: 0 };
+    for (const connection of [this.#destination, this.#transfers, this.#fileTransfers]) {
+      counters.bytesSent += connection?.counters.bytesSent ?? 0;
+      counters.bytesReceived += connection?.counters.bytesReceived ?? 0;
+    }
+    return counters;
   }
 }
 

@@ -74,11 +74,14 @@ export const offerReplySchema = z.object({
 });
 export type OfferReply = z.infer<typeof offerReplySchema>;
 
+/** What has still to arrive before a service can be restored: names of slots. */
+export const arrivalSchema = z.strictObject({ slots: z.array(z.string().max(128)).min(1).max(16) });
+
 const milliseconds = z.number().nonnegative();
 
 /** The destination's answer once the service is held there. */
 export const prepareReplySchema = z.object({
-  /** From the question to the answer. */
+  /** From the question to the answer, or from the last arrival that it waited for. */
   tookMs: milliseconds,
   /** Of that, the restoring program's own time. */
   restorerMs: milliseconds,
@@ -141,6 +144,11 @@ export interface DestinationControl {
   arrange(migration: string): Promise<void>;
   /** Everything of the instance was sent: restore it and hold it at the barrier. */
   prepare(migration: string): Promise<PrepareReply>;
+  /**
+   * The same as soon as each of these slots has been received once more, which saves the question's way. Only a help:
+   * {@link prepare} is to be asked all the same, as what arrives before this is heard does not count.
+   */
+  prepareOnArrival(migration: string, slots: readonly string[]): Promise<PrepareReply>;
   /** The source has given the service up: run it. Idempotent. */
   commit(migration: string): Promise<CommitReply>;
   /** Nothing will come of it: discard what was prepared. What was received stays for the next try. Idempotent. */

@@ -215,7 +215,10 @@ export interface WorkloadDriver {
   freeze(workload: Workload, signal: AbortSignal): Promise<FrozenWorkload>;
   /** Where the instance's trees have to be received before {@link arrange}; makes the directories. */
   staging(workload: Workload): Promise<InstanceTrees>;
-  /** Whether {@link arrange} may be done while all trees are still to change, once they have been there as a whole. */
+  /**
+   * Whether {@link arrange} may be done while all trees are still to change, once they have been there as a whole. Then
+   * saving its memory changes nothing in the files of a frozen service, and all of it goes over at once.
+   */
   readonly arrangesEarly: boolean;
   /**
    * Does what can be done towards a restore from {@link staging} before its memory is complete. Unless it

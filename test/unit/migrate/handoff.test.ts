@@ -106,6 +106,7 @@ class Source {
     sealLayer: () => Promise.reject(new Error('not part of a hand-off')),
     arrange: () => Promise.reject(new Error('not part of a hand-off')),
     prepare: () => Promise.reject(new Error('not part of a hand-off')),
+    prepareOnArrival: () => Promise.reject(new Error('not part of a hand-off')),
     commit: async () => {
       this.steps.push(`destination is told while it is ${this.state} here`);
       const refusal = this.refusals.shift();

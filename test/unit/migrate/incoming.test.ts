@@ -276,6 +276,47 @@ test('the last of the memory is restored when it has come; nothing of it counts 
   assert.equal([node.steps, node.state, node.journalled], [['restored'], 'frozen', 'prepared']);
 });
 
+test('who asks beforehand is answered when all has come that it names, and what comes before it asks does not count', async () => {
+  const node = await destination('staging');
+  node.onTransfer('instance-disk');
+  let replies = 0;
+  const asked = node.incoming.prepareOnArrival(id, ['instance-memory', 'instance-disk']).then(() => replies++);
+  node.onTransfer('instance-memory');
+  node.onTransfer('instance-memory');
+  await sleep(20);
+  assert.equal([node.steps, replies, node.journalled], [[], 0, 'staging']);
+  node.onTransfer('instance-disk');
+  await asked;
+  assert.equal([node.steps, node.state, node.journalled], [['restored'], 'frozen', 'prepared']);
+  await node.incoming.prepare(id);
+  assert.equal(node.steps, ['restored']);
+});
+
+test('one that waits for an arrival stands in nobody’s way, and hears of the end', async () => {
+  const late = await destination('staging');
+  const unheard = late.incoming.prepareOnArrival(id, ['instance-memory']);
+  await late.incoming.prepare(id);
+  assert.equal([late.steps, late.journalled], [['restored'], 'prepared']);
+  late.onTransfer('instance-memory');
+  await unheard;
+  assert.equal(late.steps, ['restored']);
+  for (const end of ['abort', 'dispose'] as const) {
+    const node = await destination('staging');
+    const waiting = refusalOf(node.incoming.prepareOnArrival(id, ['instance-memory']));
+    await sleep(5);
+    await node.incoming[end](id);
+    assert.is(await waiting, 'DELTAHOP_E_NOT_RUNNING', end);
+    assert.equal([node.steps, node.journalled], [[], 'aborted']);
+  }
+  const broken = await destination('staging');
+  broken.failures = 1;
+  const first = refusalOf(broken.incoming.prepareOnArrival(id, ['instance-memory']));
+  broken.onTransfer('instance-memory');
+  assert.is(await first, 'DELTAHOP_E_RESTORE');
+  await broken.incoming.prepare(id);
+  assert.equal([broken.steps, broken.journalled], [['restored'], 'prepared']);
+});
+
 test('a copy that is held early ends with its migration, however that ends', async () => {
   for (const end of ['abort', 'commit', 'dispose', 'restart'] as const) {
     const node = await destination('staging');
