@@ -18,6 +18,7 @@ import {
 import { announce } from './announcement.js';
 import type { Criu } from './criu.js';
 import { onlineProcessors } from './machine.js';
+import { type Freezer, healRegisters, keepRegisters } from './registers.js';
 
 /**
  * One lxc-checkpoint and the barrier inside it.
@@ -45,6 +46,7 @@ import { onlineProcessors } from './machine.js';
  *     criu         round, freeze: /proc/PID/stat of CRIU
  *     lifeline     freeze: a file that CRIU has locked for as long as it lives
  *     watched      freeze: a fifo that opens once it is locked
+ *     registers    round, freeze: of its threads, from before CRIU took hold of them
  *     mending      a dump whose CRIU was killed is being undone
  *     mended       it was undone
  *
@@ -74,7 +76,7 @@ export interface BarrierPlan {
   /** Text of CRIU's configuration file. */
   criuConfig: string;
   /** The container's directory in the freezer's hierarchy; of a prepare: the one it should get (see Cgroup.payload). */
-  freezer: { directory: string; version: 'v1' | 'v2' };
+  freezer: Freezer;
   /** The network end on this node, and the bridge (freeze, prepare); null: no network. */
   network: { hostInterface: string; bridge: string } | null;
 }
@@ -164,6 +166,10 @@ pre-dump)
   : >frozen-at
   # CRIU looks whether the freezer has done its work only every 100 ms; finding it done saves that. And only of a container
   # that it finds frozen does the image say so, which a restore relies on.
+  ${keepRegisters(plan.freezer, 'registers')} >/dev/null 2>&1 &
+  freeze || exit 1
+  # It opens the freezer for a moment, in which nothing runs.
+  wait $!
   freeze || exit 1
   : >stopped
   ;;
@@ -286,6 +292,8 @@ ${unlock.replaceAll(/^/gm, '  ')}
 }
 freeze
 : >mending
+${healRegisters(plan.freezer, 'registers')} >healed 2>&1
+freeze
 unlock
 # What CRIU's code in a process has open: its log, which lies outside of the container. The code itself ends when it runs on.
 while read -r pid; do
