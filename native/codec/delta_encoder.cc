@@ -10,7 +10,7 @@ namespace {
 // A block ends before it could outgrow its bounds: the longest instruction is a tag and an offset.
 constexpr size_t kMaxOpBytes = 20;
 // So that a receiver has something to do while a long copy is still being found.
-constexpr uint64_t kMaxBlockTargetBytes = uint64_t{16} << 20;
+constexpr uint64_t kMaxBlockTargetBytes = uint64_t{64} << 20;
 
 uint64_t zigzag(int64_t value) {
   return (static_cast<uint64_t>(value) << 1) ^ static_cast<uint64_t>(value >> 63);

@@ -27,7 +27,9 @@ constexpr uint64_t kMaxRunBlocks = 8192;
 // From here on a block size needs a basis that asks for it.
 constexpr uint32_t kLargeBlockBytes = 1 << 20;
 constexpr size_t kPieceBytes = 256 * 1024;
-constexpr uint64_t kPieceBasisBytes = 16 << 20;
+// Of the basis, for each piece: enough for its way over the network to cost little more than itself.
+constexpr uint64_t kMinPieceBasisBytes = 16 << 20;
+constexpr uint64_t kMaxBasisPieces = 16;
 
 }  // namespace
 
@@ -139,7 +141,8 @@ Result<Bytes> SignatureBuilder::next(const std::function<bool(uint64_t)>& onProg
   const uint64_t blockBytes = basis_.blockBytes();
   Bytes piece;
   const uint64_t readBefore = readBytes_;
-  while (!ended_ && piece.size() < kPieceBytes / 2 && (piece.empty() || readBytes_ - readBefore < kPieceBasisBytes)) {
+  const uint64_t mostRead = std::max(kMinPieceBasisBytes, basis_.size() / kMaxBasisPieces);
+  while (!ended_ && piece.size() < kPieceBytes / 2 && (piece.empty() || readBytes_ - readBefore < mostRead)) {
     if (spanIndex_ == basis_.spans().size()) {
       std::vector<uint64_t> fileBytes;
       for (const BasisSpan& span : basis_.spans()) fileBytes.push_back(span.bytes);
@@ -171,7 +174,7 @@ Result<Bytes> SignatureBuilder::next(const std::function<bool(uint64_t)>& onProg
       DH_CHECK(writer_.addBlocks(position_ / blockBytes, {buffer_.data(), length}));
       readBytes_ += length;
       position_ += length;
-      if (readBytes_ - readBefore >= kPieceBasisBytes) writer_.cut();
+      if (readBytes_ - readBefore >= mostRead) writer_.cut();
       if (onProgress && !onProgress(position_)) return Error{Code::kCancelled, "make a signature"};
     }
     const Bytes made = writer_.take();
