@@ -57,6 +57,12 @@ Result<Parts> openParts(TreeInMaking& tree, ParentCache& parents, uint32_t index
   return parts;
 }
 
+BasisChoice withoutBasis() {
+  BasisChoice none;
+  none.blockBytes = kMinBlockBytes;
+  return none;
+}
+
 }  // namespace
 
 Result<Basis> chooseBasis(TreeInMaking& tree, ParentCache& parents, uint32_t index, BasisChoice& choice) {
@@ -84,12 +90,23 @@ Result<Basis> openBasis(TreeInMaking& tree, ParentCache& parents, uint32_t index
 
 void RequestBook::add(uint32_t index, BasisChoice choice) {
   const std::lock_guard lock(mutex_);
+  if (choice.isNone() && choice.blockBytes == kMinBlockBytes) {
+    if (index >= whole_.size()) whole_.resize(size_t{index} + 1);
+    whole_[index] = true;
+    ++openWhole_;
+    return;
+  }
   if (choice.offered != kNoEntry) ++openOffers_;
   open_.emplace(index, std::move(choice));
 }
 
 Result<BasisChoice> RequestBook::take(uint64_t index) {
   const std::lock_guard lock(mutex_);
+  if (isOpenWhole(index)) {
+    whole_[index] = false;
+    --openWhole_;
+    return withoutBasis();
+  }
   const auto at = index <= UINT32_MAX ? open_.find(static_cast<uint32_t>(index)) : open_.end();
   if (at == open_.end()) return Error{Code::kProtocol, "an answer to no request", 0};
   BasisChoice choice = std::move(at->second);
@@ -100,6 +117,7 @@ Result<BasisChoice> RequestBook::take(uint64_t index) {
 
 Result<BasisChoice> RequestBook::choiceOf(uint64_t index) const {
   const std::lock_guard lock(mutex_);
+  if (isOpenWhole(index)) return withoutBasis();
   const auto at = index <= UINT32_MAX ? open_.find(static_cast<uint32_t>(index)) : open_.end();
   if (at == open_.end()) return Error{Code::kProtocol, "an answer to no request", 0};
   return at->second;
@@ -109,14 +127,19 @@ std::vector<uint32_t> RequestBook::takeAll() {
   const std::lock_guard lock(mutex_);
   std::vector<uint32_t> indexes;
   for (const auto& [index, choice] : open_) indexes.push_back(index);
+  for (uint32_t index = 0; index < whole_.size(); ++index) {
+    if (whole_[index]) indexes.push_back(index);
+  }
   open_.clear();
+  whole_.clear();
+  openWhole_ = 0;
   std::sort(indexes.begin(), indexes.end());
   return indexes;
 }
 
 bool RequestBook::isEmpty() const {
   const std::lock_guard lock(mutex_);
-  return open_.empty() && differing_.empty();
+  return open_.empty() && openWhole_ == 0 && differing_.empty();
 }
 
 Status RequestBook::differs(uint64_t index) {

@@ -24,6 +24,9 @@ struct BasisChoice {
   uint32_t offered = kNoEntry;  // instead: an own file that was offered for it, at the path or elsewhere
   Digest digest{};              // of that one
   uint64_t bytes = 0;           // of the whole basis when it was looked at; 0: it was not
+
+  /// There is none: the file is wanted as it is.
+  bool isNone() const { return !live && journal.empty() && leftOvers.empty() && offered == kNoEntry && bytes == 0; }
 };
 
 /// A file that came wrong, and what came of it: most of it is right.
@@ -37,7 +40,8 @@ Result<Basis> chooseBasis(TreeInMaking& tree, ParentCache& parents, uint32_t ind
 /// Opens it again, later; left out, in `choice` too, is what cannot be opened: a basis is only a help.
 Result<Basis> openBasis(TreeInMaking& tree, ParentCache& parents, uint32_t index, BasisChoice& choice);
 
-/// Open requests. One thread writes them in, another takes them out and never waits.
+/// Open requests. One thread writes them in, another takes them out and never waits. All files of a new tree may be in
+/// it at once: those without a basis, of which there is nothing to be said, take a bit each.
 class RequestBook {
  public:
   void add(uint32_t index, BasisChoice choice);
@@ -60,7 +64,11 @@ class RequestBook {
  private:
   mutable std::mutex mutex_;
   std::condition_variable changed_;
+  bool isOpenWhole(uint64_t index) const { return index < whole_.size() && whole_[index]; }
+
   std::unordered_map<uint32_t, BasisChoice> open_;
+  std::vector<bool> whole_;  // by entry: those without a basis
+  size_t openWhole_ = 0;
   size_t openOffers_ = 0;
   std::deque<uint32_t> differing_;
   bool closed_ = false;
