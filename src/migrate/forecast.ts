@@ -107,15 +107,15 @@ export function forecast(inputs: ForecastInputs): Forecast {
   const layerBytes = layers.bytes * layers.share + layers.files * manifestBytesPerFile;
   const image = (instance.memoryBytes + instance.filesBytes) * instance.share;
   // The first hop to a node brings everything; later ones are alike, so only they say something about each other.
-  const alike = inputs.returning ? same.slice(same.length > 1 ? 1 : 0) : [];
+  const alike = inputs.returning && same.length > 1 ? same.slice(1) : same;
   const instanceBytes: Range =
-    inputs.returning && alike.length > 0
+    inputs.returning && same.length > 0
       ? spread(alike.map(({ instanceBytesSent }) => instanceBytesSent))
       : inputs.returning
         ? sum(around(unknownReturn.leastBytes, 0.5), scaled(image, unknownReturn))
         : sum(around(image, sampleError), scaled(image, unknownRounds));
   const bytesSent = sum(around(layerBytes, sampleError), instanceBytes);
-  const totalMs = link.bytesPerMs === null ? null : total(inputs, bytesSent, link.bytesPerMs, same);
+  const totalMs = link.bytesPerMs === null ? null : total(inputs, bytesSent, link.bytesPerMs, alike);
   return {
     bytesSent: rounded(bytesSent),
     totalMs: totalMs === null ? null : rounded(totalMs),
@@ -199,8 +199,8 @@ function stagesOf(inputs: ForecastInputs): Record<DowntimeStage['stage'], number
   };
 }
 
-function total(inputs: ForecastInputs, bytes: Range, bytesPerMs: number, same: readonly PastHop[]): Range {
-  const overhead = same.map((hop) =>
+function total(inputs: ForecastInputs, bytes: Range, bytesPerMs: number, alike: readonly PastHop[]): Range {
+  const overhead = alike.map((hop) =>
     Math.max(0, hop.totalMs - (hop.layerBytesSent + hop.instanceBytesSent) / bytesPerMs),
   );
   const beside = overhead.length === 0 ? unseenOverheadMs : spread(overhead);
