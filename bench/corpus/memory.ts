@@ -25,10 +25,15 @@ interface Workload {
 const firstDumpAtS = 1_700_000_000;
 
 /** Directories `0`, `1`, ... of images of one process. */
-function dumped(name: string, dumps: number, workload: (directory: string) => Workload): Corpus {
+function dumped(
+  name: string,
+  dumps: number,
+  workload: (directory: string) => Workload,
+  firstAtS: number = firstDumpAtS,
+): Corpus {
   return {
     name,
-    version: 2,
+    version: 3,
     make: async (path) => {
       const { argv, phase } = workload(path);
       const [program = '', ...args] = [...dieWithParent, ...argv];
@@ -40,7 +45,7 @@ function dumped(name: string, dumps: number, workload: (directory: string) => Wo
           const images = join(path, String(number));
           await dump(child, images);
           // rsync takes files of the same size and second for the same, and dumps can follow each other that fast.
-          const atS = firstDumpAtS + 3600 * number;
+          const atS = firstAtS + 3600 * number;
           for (const name of [...readdirSync(images), '.']) utimesSync(join(images, name), atS, atS);
         }
       } finally {
@@ -77,10 +82,16 @@ export const nodeHeap: Corpus = dumped('criu-node', 4, (directory) => ({
 }));
 
 /** The same program started again: every pointer in it is another one. */
-export const nodeHeapRestarted: Corpus = dumped('criu-node-restarted', 1, (directory) => ({
-  argv: [process.execPath, '--max-old-space-size=2048', heapProgram, join(directory, 'log')],
-  phase: (child, number) => saidPhase(child, join(directory, 'log'), number),
-}));
+export const nodeHeapRestarted: Corpus = dumped(
+  'criu-node-restarted',
+  1,
+  (directory) => ({
+    argv: [process.execPath, '--max-old-space-size=2048', heapProgram, join(directory, 'log')],
+    phase: (child, number) => saidPhase(child, join(directory, 'log'), number),
+  }),
+  // A day after the first one, whose files have the same sizes.
+  firstDumpAtS + 86_400,
+);
 
 /** A smaller heap, for a quick look. */
 export const nodeHeapSmall: Corpus = dumped('criu-node-small', 4, (directory) => ({
