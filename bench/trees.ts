@@ -42,7 +42,14 @@ export async function difference(onePath: string, otherPath: string, closeness: 
   const lines = listing.stdout.split('\n').filter(Boolean);
   if (lines.length > 0) return `rsync -n finds ${lines.length} differences, the first is ${lines[0]}`;
   if (closeness === 'by times') return '';
+  return (await haveSameDigest(onePath, otherPath))
+    ? ''
+    : 'rsync -n finds no difference, but the digests of the trees differ';
+}
+
+/** Whether our digests of all that two trees hold are the same. */
+export async function haveSameDigest(onePath: string, otherPath: string): Promise<boolean> {
   const engine = loadEngine();
   const [one, other] = [await engine.treeDigest(onePath), await engine.treeDigest(otherPath)];
-  return one.digest === other.digest ? '' : 'rsync -n finds no difference, but the digests of the trees differ';
+  return one.digest === other.digest;
 }

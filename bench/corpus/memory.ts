@@ -75,20 +75,21 @@ async function saidPhase(child: ChildProcess, logPath: string, number: number): 
 
 const heapProgram = fileURLToPath(new URL('./workload/heap.js', import.meta.url));
 
+function largeHeap(directory: string): Workload {
+  return {
+    argv: [process.execPath, '--max-old-space-size=2048', heapProgram, join(directory, 'log')],
+    phase: (child, number) => saidPhase(child, join(directory, 'log'), number),
+  };
+}
+
 /** Node.js with a large heap, of which one object in twenty changes from dump to dump. */
-export const nodeHeap: Corpus = dumped('criu-node', 4, (directory) => ({
-  argv: [process.execPath, '--max-old-space-size=2048', heapProgram, join(directory, 'log')],
-  phase: (child, number) => saidPhase(child, join(directory, 'log'), number),
-}));
+export const nodeHeap: Corpus = dumped('criu-node', 4, largeHeap);
 
 /** The same program started again: every pointer in it is another one. */
 export const nodeHeapRestarted: Corpus = dumped(
   'criu-node-restarted',
   1,
-  (directory) => ({
-    argv: [process.execPath, '--max-old-space-size=2048', heapProgram, join(directory, 'log')],
-    phase: (child, number) => saidPhase(child, join(directory, 'log'), number),
-  }),
+  largeHeap,
   // A day after the first one, whose files have the same sizes.
   firstDumpAtS + 86_400,
 );

@@ -6,7 +6,6 @@ import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Command } from 'commander';
-import { loadEngine } from '../../src/engine/engine.js';
 import { run } from '../../test/testbed/command.js';
 import { deltahopSettings, type Setting } from '../contenders.js';
 import { CorpusCache } from '../corpus/corpus.js';
@@ -14,7 +13,7 @@ import { manyFiles, sparse } from '../corpus/synthetic.js';
 import { Meter } from '../meter.js';
 import { linkKinds, Network } from '../network.js';
 import type { Trial } from '../rows.js';
-import { changeTree, copyTree } from '../trees.js';
+import { changeTree, copyTree, haveSameDigest } from '../trees.js';
 import { runTrial } from '../trial.js';
 
 /** dist/bench/memory/main.js is three below. */
@@ -117,9 +116,9 @@ async function moved(setting: Setting, sourcePath: string): Promise<Trial> {
   };
   const trial = await runTrial(parts);
   if (!trial.ok) throw new Error(`${setting.name}: ${trial.note}`);
-  const engine = loadEngine();
-  const [one, other] = [await engine.treeDigest(sourcePath), await engine.treeDigest(join(modulePath, 'tree'))];
-  if (one.digest !== other.digest) throw new Error(`${setting.name}: the trees differ`);
+  if (!(await haveSameDigest(sourcePath, join(modulePath, 'tree')))) {
+    throw new Error(`${setting.name}: the trees differ`);
+  }
   return trial;
 }
 

@@ -48,6 +48,7 @@ import { type Freezer, healRegisters, keepRegisters } from './registers.js';
  *     watched      freeze: a fifo that opens once it is locked
  *     registers    round, freeze: of its threads, from before CRIU took hold of them
  *     mending      a dump whose CRIU was killed is being undone
+ *     healed       which threads got back their registers then
  *     mended       it was undone
  *
  * No verdict and no ring for {@link patienceS} seconds: the script itself decides `abort`. So a service whose agent has
@@ -316,7 +317,8 @@ rm -rf mend-images mending
 function releaseLines({ network }: BarrierPlan): string {
   const attach =
     network === null ? ':' : `ip link set dev ${quote(network.hostInterface)} master ${quote(network.bridge)} up`;
-  // In this order: what may have run must never be taken for what has not, and restored once more.
+  // In this order: what may have run must never be taken for what has not, and restored once more. The announcement goes on
+  // in the background: the agent waits for this script.
   return `if [ "$code" = 0 ] && read -r init line <init && ${attach}; then
   : >released
   thaw_any
