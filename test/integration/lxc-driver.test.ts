@@ -37,6 +37,7 @@ aside=$(mktemp -d)
 mount --rbind /sys/fs/cgroup "$aside"
 mount -t sysfs sysfs /sys
 mount --rbind "$aside" /sys/fs/cgroup
+[ ! -d /sys/kernel/security ] || mount -t securityfs securityfs /sys/kernel/security
 umount --lazy "$aside"
 rmdir "$aside"
 mount -t tmpfs -o mode=755 tmpfs /run

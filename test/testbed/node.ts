@@ -12,7 +12,8 @@ export const criuDirectory = '/opt/deltahop/criu/bin';
 /**
  * Makes a mount namespace fit for LXC and CRIU in the network namespace it is started in, says so, and holds it open
  * until its stdin closes. LXC looks for the bridge in /sys, which must therefore be of this network namespace; but a
- * fresh /sys has no cgroup tree, so that is set aside and bound back. /run is a tmpfs because only there does CRIU keep
+ * fresh /sys has no cgroup tree, so that is set aside and bound back, and not what tells LXC that the kernel's AppArmor is
+ * whole, without which it starts no container. /run is a tmpfs because only there does CRIU keep
  * what it has learnt about the kernel (it saves 100 ms of every freeze), and a private one keeps nodes apart.
  */
 const holderScript = `set -e
@@ -20,6 +21,7 @@ mkdir "$1"
 mount --rbind /sys/fs/cgroup "$1"
 mount -t sysfs sysfs /sys
 mount --rbind "$1" /sys/fs/cgroup
+[ ! -d /sys/kernel/security ] || mount -t securityfs securityfs /sys/kernel/security
 umount --lazy "$1"
 rmdir "$1"
 mount -t tmpfs -o mode=755 tmpfs /run

@@ -83,6 +83,16 @@ export interface ContainerPlace {
   cgroup: 'v1' | 'v2';
 }
 
+/** The devices that a program expects (null, zero, full, random, urandom, tty, ptmx, pseudo-terminals), as LXC's own rules. */
+const devices = ['1:3', '1:5', '1:7', '1:8', '1:9', '5:0', '5:2', '136:*'];
+
+/** Any device file may be made, as a program that unpacks an archive does, but only those few can be opened. */
+function deviceRules(cgroup: ContainerPlace['cgroup']): string[] {
+  const key = `lxc.${cgroup === 'v1' ? 'cgroup' : 'cgroup2'}.devices`;
+  const allowed = ['c *:* m', 'b *:* m', ...devices.map((device) => `c ${device} rwm`)];
+  return [`${key}.deny = a`, ...allowed.map((rule) => `${key}.allow = ${rule}`)];
+}
+
 /**
  * The text of `<lxcpath>/<name>/config` (lxc.container.conf(5)).
  *
@@ -100,7 +110,7 @@ export function containerConfig(settings: LxcSettings, place: ContainerPlace): s
     'lxc.pty.max = 1',
     'lxc.autodev = 1',
     'lxc.mount.auto = proc:mixed sys:ro',
-    `lxc.${place.cgroup === 'v1' ? 'cgroup' : 'cgroup2'}.devices.deny = c 5:1 rwm`,
+    ...deviceRules(place.cgroup),
     // LXC's own choice, SIGPWR, means something to an init system only; what runs here is a program.
     'lxc.signal.halt = SIGTERM',
     'lxc.environment = PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',

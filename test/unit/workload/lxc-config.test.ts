@@ -84,13 +84,16 @@ test('the configuration has every setting, and on the bridge only where told', (
     'lxc.net.0.veth.pair = dh0123',
     'lxc.net.0.ipv4.address = 10.77.0.10/24',
     'lxc.net.0.ipv4.gateway = 10.77.0.1',
-    'lxc.cgroup.devices.deny = c 5:1 rwm',
+    'lxc.cgroup.devices.deny = a',
+    'lxc.cgroup.devices.allow = c 1:3 rwm',
   ]) {
     assert.ok(attached.includes(line), line);
   }
   const apart = containerConfig(settings, { ...place, bridge: 'apart', cgroup: 'v2' });
   assert.not.match(apart, /net\.0\.link/);
-  assert.match(apart, /^lxc\.cgroup2\.devices\.deny = c 5:1 rwm$/m);
+  // Of a v2 cgroup a lone denial would be a list of what is allowed: nothing.
+  assert.match(apart, /^lxc\.cgroup2\.devices\.deny = a\nlxc\.cgroup2\.devices\.allow = c \*:\* m$/m);
+  assert.match(apart, /^lxc\.cgroup2\.devices\.allow = c 1:3 rwm$/m);
   const bare = containerConfig(parseSettings('web', {}), { ...place, bridge: 'attached' });
   assert.match(bare, /^lxc\.net\.0\.type = empty$/m);
   assert.not.match(bare, /veth|ipv4/);
