@@ -116,6 +116,10 @@ async function firewall(): Promise<Capability> {
 }
 
 async function locks(): Promise<Capability> {
-  if ((await ask('perl', '-MFcntl', '-e', '1')) !== null) return good('perl', 'locks files for one process');
-  return bad('perl', 'perl is missing', 'install perl: by a lock of its own it is seen in time that CRIU was killed');
+  if ((await ask('perl', '-MFcntl', '-MSocket', '-e', '1')) !== null) return good('perl', 'with Fcntl and Socket');
+  return bad(
+    'perl',
+    'perl with Fcntl and Socket is missing',
+    'install perl-base: it sees in time that CRIU was killed',
+  );
 }

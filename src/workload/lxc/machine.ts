@@ -112,11 +112,10 @@ async function processorFeatures({ program }: Criu, cpu: string): Promise<Capabi
 }
 
 async function securityModule(): Promise<string> {
-  for (const module of ['apparmor', 'selinux'] as const) {
-    const there = module === 'apparmor' ? '/sys/module/apparmor' : '/sys/fs/selinux/enforce';
-    if ((await stat(there).catch(() => null)) !== null) return module;
-  }
-  return 'none';
+  // The first is there on every kernel that knows AppArmor, whether it was booted with it or not.
+  if ((await readFile('/sys/module/apparmor/parameters/enabled', 'utf8').catch(() => '')).startsWith('Y'))
+    return 'apparmor';
+  return (await stat('/sys/fs/selinux/enforce').catch(() => null)) === null ? 'none' : 'selinux';
 }
 
 async function withDirectory<T>(work: (path: string) => Promise<T>): Promise<T> {
