@@ -235,7 +235,6 @@ export const faults: readonly Fault[] = [
   killed('kill-worker-destination', 'worker', 'destination'),
   killed('kill-criu-source', 'criu', 'source'),
   killed('kill-criu-destination', 'criu', 'destination'),
-  killed('kill-lxc-source', 'lxc-checkpoint', 'source'),
   killed('kill-lxc-destination', 'lxc-checkpoint', 'destination'),
   killed('kill-barrier-source', 'barrier', 'source'),
   killed('kill-barrier-destination', 'barrier', 'destination'),

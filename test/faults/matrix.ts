@@ -10,7 +10,7 @@ export interface Cell {
 
 const everywhere = ['kill-agent-source', 'kill-agent-destination', 'kill-agents-both', 'cut-2s', 'cut-for-ever'];
 const workers = ['kill-worker-source', 'kill-worker-destination'];
-const sourceDump = ['kill-criu-source', 'kill-lxc-source', 'kill-supervisor-source'];
+const sourceDump = ['kill-criu-source', 'kill-supervisor-source'];
 const sourceBarrier = [...sourceDump, 'kill-barrier-source'];
 const restore = ['kill-criu-destination', 'kill-lxc-destination', 'kill-supervisor-destination'];
 const destinationBarrier = [...restore, 'kill-barrier-destination'];
@@ -78,8 +78,8 @@ const quick = [
   'frozen/kill-barrier-source',
   'frozen/kill-criu-source',
   'final/kill-worker-source',
-  'final/kill-lxc-source',
   'restore/kill-criu-destination',
+  'restore/kill-lxc-destination',
   'restore/corrupt-image-destination',
   'restored/kill-barrier-destination',
   'restored/disk-full-destination',

@@ -56,7 +56,8 @@ function isOne(victim: Victim, pid: string, argv: string[], stateDirectory: stri
         line.includes(`${workload}/`) &&
         (argv.includes('dump') || argv.includes('restore')) &&
         argv.some((word) => word.endsWith('action')) &&
-        parentName(pid) === 'lxc-checkpoint'
+        // CRIU's own children have its arguments too. A dump's is the supervisor.
+        ['sh', 'lxc-checkpoint'].includes(parentName(pid))
       );
     case 'lxc-checkpoint':
       return argv[0] === 'lxc-checkpoint' && line.includes(`${workload}/`) && parentName(pid) === 'sh';

@@ -16,32 +16,32 @@ import {
   waitUntil,
 } from '../verdict.js';
 import { announce } from './announcement.js';
-import type { Criu } from './criu.js';
+import { type Criu, type Dump, dumpCommand } from './criu.js';
 import { onlineProcessors } from './machine.js';
 import { type Freezer, healRegisters, keepRegisters } from './registers.js';
 
 /**
- * One lxc-checkpoint and the barrier inside it.
+ * One dump by CRIU or restore by lxc-checkpoint and CRIU, and the barrier inside it.
  *
  * CRIU calls an action script at fixed points and waits for it (criu(8), --action-script): at `post-dump` a container is
  * stopped and its image complete, and exit code 0 lets CRIU kill it, any other lets it run on; at `post-restore` a
  * container is rebuilt and nothing of it runs, and exit code 0 lets CRIU go on, any other ends it. The script waits there
- * for a verdict. It is a process of its own, as is the supervisor that lxc-checkpoint is a child of: neither depends on
+ * for a verdict. It is a process of its own, as is the supervisor that starts the program: neither depends on
  * the agent. CRIU leaves a restored container in the freezer and off its bridge: LXC ends a container whose CRIU did not
  * come to a good end, so only when that has been seen does the supervisor let it run. Everything passes through files of
  * the operation's directory:
  *
  *     kind         round, freeze or prepare
  *     frozen-at    its time of change is the moment before the first process was stopped
- *     stopped      freeze: no process runs any more
+ *     stopped      round, freeze: no process runs any more
  *     go           prepare: the image is complete, CRIU may begin
- *     held         the barrier is reached; of a round: the image is complete
+ *     held         the barrier is reached; of a round: nothing more is asked of what stood still for it
  *     verdict      `commit` or `abort`: whoever makes it first has decided (link(2) and O_EXCL see to it)
  *     ended        freeze: killed; nothing of it can run here any more
  *     released     prepare: it runs
  *     init         prepare: /proc/PID/stat of its first process, as soon as there is one
  *     supervisor   /proc/PID/stat of the supervisor
- *     exit-code    of lxc-checkpoint, once it has ended
+ *     exit-code    of CRIU or lxc-checkpoint, once it has ended
  *     bell         a fifo: any line wakes the script, which then looks for a verdict
  *     criu         round, freeze: /proc/PID/stat of CRIU
  *     lifeline     freeze: a file that CRIU has locked for as long as it lives
@@ -58,17 +58,15 @@ export type OperationKind = 'round' | 'freeze' | 'prepare';
 
 /** What undoes a dump. */
 export interface MendPlan {
-  /** argv of an lxc-checkpoint that lets the service run, without -A and -D. */
-  command: readonly string[];
-  /** The container's first process. */
-  initPid: number;
+  /** What was dumped. */
+  dump: Pick<Dump, 'initPid' | 'freezer'>;
   networkLock: Criu['networkLock'];
 }
 
 /** What the scripts have to know. */
 export interface BarrierPlan {
   kind: OperationKind;
-  /** argv of lxc-checkpoint, without -A. */
+  /** argv of what makes or restores the image, with `action` in the operation's directory as action script. */
   command: readonly string[];
   /** How a dump is undone whose CRIU was killed; null for a prepare. */
   mending: MendPlan | null;
@@ -118,6 +116,20 @@ kill_all() {
 `;
 }
 
+/** What stops a container before CRIU does, from the operation's directory; exits if it cannot, or need not any more. */
+function stopLines(freezer: Freezer): string {
+  return `  [ ! -e verdict ] || exit 1
+  : >frozen-at
+  # CRIU looks whether the freezer has done its work only every 100 ms; finding it done saves that. And only of a container
+  # that it finds frozen does the image say so, which a restore relies on.
+  ${keepRegisters(freezer, 'registers')} >/dev/null 2>&1 &
+  freeze || exit 1
+  # It opens the freezer for a moment, in which nothing runs.
+  wait $!
+  freeze || exit 1
+  : >stopped`;
+}
+
 /** The action script's text. */
 export function actionScript(directory: string, plan: BarrierPlan): string {
   const { network } = plan;
@@ -163,16 +175,7 @@ exit 0
   return `${head}${freezerFunctions(plan.freezer)}${plan.kind === 'freeze' ? awaitVerdict : ''}
 case $CRTOOLS_SCRIPT_ACTION in
 pre-dump)
-  [ ! -e verdict ] || exit 1
-  : >frozen-at
-  # CRIU looks whether the freezer has done its work only every 100 ms; finding it done saves that. And only of a container
-  # that it finds frozen does the image say so, which a restore relies on.
-  ${keepRegisters(plan.freezer, 'registers')} >/dev/null 2>&1 &
-  freeze || exit 1
-  # It opens the freezer for a moment, in which nothing runs.
-  wait $!
-  freeze || exit 1
-  : >stopped
+${stopLines(plan.freezer)}
   ;;
 post-dump)
   ${postDump}
@@ -200,17 +203,31 @@ exec ${quote(criuProgram)} "$@"
 }
 
 /**
- * What LXC starts as `criu` for a dump: CRIU, which leaves word of who it is. Where memory is short, it is the last that
+ * What is started as `criu` for a dump: CRIU, which leaves word of who it is. Where memory is short, it is the last that
  * the kernel kills: what it has stopped would suffer for it.
+ *
+ * Of a pre-dump CRIU calls no action script, so what one does at the stop is done here. CRIU leaves the freezer shut when
+ * it has all pages in hand, and has yet to write them: to let the container run meanwhile, somebody looks for the first
+ * file of pages of a process, which CRIU makes just then (criu/cr-dump.c, cr_pre_dump_finish, as of 4.2).
  */
-function namedScript(directory: string, criuProgram: string): string {
+function namedScript(directory: string, { criuProgram, freezer }: BarrierPlan): string {
   return `#!/bin/sh
 # Written by deltahop for one operation; see its source, workload/lxc/barrier.
-[ "$1" != dump ] || {
-  read -r line <"/proc/$$/stat" && echo "$line" >${quote(join(directory, 'criu'))}
+cd ${quote(directory)} || exit 1
+[ "$1" != dump ] && [ "$1" != pre-dump ] || {
+  read -r line <"/proc/$$/stat" && echo "$line" >criu
   echo -1000 >/proc/self/oom_score_adj
-  watched=${quote(join(directory, 'watched'))}
-  [ ! -p "$watched" ] || exec perl -e ${quote(lockLifeline)} ${quote(join(directory, 'lifeline'))} "$watched" ${quote(criuProgram)} "$@"
+  [ ! -p watched ] || exec perl -e ${quote(lockLifeline)} lifeline watched ${quote(criuProgram)} "$@"
+}
+[ "$1" != pre-dump ] || {
+${freezerFunctions(freezer)}
+${stopLines(freezer)}
+  while kill -0 $$; do
+    for pages in images/pagemap-[0-9]*.img; do
+      [ ! -e "$pages" ] || { thaw; : >held; exit; }
+    done
+    sleep 0.002
+  done </dev/null >/dev/null 2>&1 &
 }
 exec ${quote(criuProgram)} "$@"
 `;
@@ -252,7 +269,7 @@ fcntl($lock, F_SETLKW, ${flockBytes}) or exit 1; -e "held" or syswrite($freezer,
  *
  * Puts the container back on its bridge, and leaves it frozen if it had anything to undo. Does nothing the second time.
  */
-function mendScript(directory: string, plan: BarrierPlan, { command, initPid, networkLock }: MendPlan): string {
+function mendScript(directory: string, plan: BarrierPlan, { dump, networkLock }: MendPlan): string {
   const unlock = {
     // The table's name has an identity of that CRIU's run.
     nftables: `inside nft list tables | while read -r _ family name; do
@@ -268,14 +285,15 @@ done`,
     plan.kind === 'round' || network === null
       ? ':'
       : `ip link set dev ${quote(network.hostInterface)} master ${quote(network.bridge)}`;
-  const argv = [...command, '-D', join(directory, 'mend-images'), '-A', join(directory, 'action.mend')];
+  const images = join(directory, 'mend-images');
+  const argv = dumpCommand({ ...dump, mode: 'round', images, actionScript: join(directory, 'action.mend') });
   return `#!/bin/sh
 # Written by deltahop for one operation; see its source, workload/lxc/barrier.
 trap : HUP INT TERM
 cd ${quote(directory)} || exit 1
 export CRIU_CONFIG_FILE=${quote(join(directory, 'criu.conf'))} PATH=${quote(join(directory, 'bin'))}:"$PATH"
 ${freezerFunctions(plan.freezer)}
-inside() { nsenter --net=/proc/${initPid}/ns/net "$@"; }
+inside() { nsenter --net=/proc/${dump.initPid}/ns/net "$@"; }
 lives() {
   { read -r line <criu && set -- $line && started=\${22} && read -r line <"/proc/$1/stat" && set -- $line; } 2>/dev/null &&
     [ "\${22}" = "$started" ] && [ "$3" != Z ] && [ "$3" != X ]
@@ -283,11 +301,11 @@ lives() {
 # The last step, whatever the others come to.
 trap ${quote(attach)} EXIT
 [ -e criu ] && [ ! -e mended ] || exit 0
-# If it was lxc-checkpoint that was killed, CRIU comes to its end.
+# If it was the supervisor that was killed, CRIU comes to its end.
 while lives; do sleep 0.02; done
 # What it does last of all, be it for good or bad.
 [ ! -e images/stats-dump ] && [ ! -e stats-dump ] || exit 0
-grep -qs 'Dumping FAILED' images/dump.log dump.log && exit 0
+grep -qis 'dumping FAILED' images/dump.log dump.log && exit 0
 unlock() {
 ${unlock.replaceAll(/^/gm, '  ')}
 }
@@ -305,7 +323,7 @@ while read -r pid; do
   done
 done <"$cgroup/cgroup.procs"
 # The action is one by whose name it is found like any other CRIU of this operation.
-${argv.map(quote).join(' ')} && : >mended
+mkdir -p -m 700 mend-images && ${argv.map(quote).join(' ')} && : >mended
 unlock
 cp mend-images/dump.log mend.log 2>/dev/null
 rm -rf mend-images mending
@@ -328,7 +346,7 @@ fi
 }
 
 /**
- * The supervisor's text: lxc-checkpoint's parent, which leaves no fence behind however that ends.
+ * The supervisor's text: the parent of CRIU or lxc-checkpoint, which leaves no fence behind however that ends.
  *
  * @param processors Numbers of this machine's processors.
  */
@@ -365,7 +383,7 @@ trap : HUP INT TERM
 cd ${quote(directory)} || exit 1
 read -r line </proc/$$/stat && echo "$line" >supervisor
 ${freezerFunctions(plan.freezer)}
-${watch}${plan.command.map(quote).join(' ')} -A ${quote(join(directory, 'action'))}
+${watch}${plan.command.map(quote).join(' ')}
 code=$?
 ${unwatch}${giveUp}${letGo}echo "$code" >exit-code.new && mv exit-code.new exit-code
 exit "$code"
@@ -385,7 +403,7 @@ export class Barrier {
     this.#supervisor = supervisor;
   }
 
-  /** Writes the scripts and starts lxc-checkpoint. The directory must not exist yet. */
+  /** Writes the scripts and starts CRIU or lxc-checkpoint. The directory must not exist yet. */
   static async start(directory: string, plan: BarrierPlan): Promise<Barrier> {
     const at = (name: string) => join(directory, name);
     await mkdir(at('bin'), { recursive: true, mode: 0o700 });
@@ -398,14 +416,15 @@ export class Barrier {
       writeFile(at('action'), actionScript(directory, plan), { mode: 0o700 }),
       writeFile(at('supervise'), supervisorScript(directory, plan, processors), { mode: 0o700 }),
       writeFile(at('criu.conf'), plan.criuConfig),
-      // LXC takes the first program called `criu` on PATH.
+      // The first program called `criu` on PATH: LXC's, and ours.
       ...(plan.mending === null
         ? [writeFile(at('bin/criu'), gateScript(directory, plan.criuProgram), { mode: 0o700 })]
         : [
-            writeFile(at('bin/criu'), namedScript(directory, plan.criuProgram), { mode: 0o700 }),
+            writeFile(at('bin/criu'), namedScript(directory, plan), { mode: 0o700 }),
             writeFile(at('watch'), watcherScript(directory, plan), { mode: 0o700 }),
             writeFile(at('mend'), mendScript(directory, plan, plan.mending), { mode: 0o700 }),
             writeFile(at('action.mend'), '#!/bin/sh\n', { mode: 0o700 }),
+            mkdir(at('images'), { mode: 0o700 }),
           ]),
       mustRun(['mkfifo', '-m', '600', at('bell'), ...(plan.kind === 'freeze' ? [at('watched')] : [])], {
         limitMs: 10_000,
@@ -482,7 +501,7 @@ export class Barrier {
   }
 
   /**
-   * Fulfilled with lxc-checkpoint's exit code once nothing of the operation is at work any more; null if it was killed or
+   * Fulfilled with the exit code of CRIU or lxc-checkpoint once nothing of the operation is at work any more; null if it was killed or
    * had to be, for which `limitMs` is the bound.
    */
   async ended(limitMs: number): Promise<number | null> {

@@ -198,13 +198,13 @@ export class Cgroup {
   }
 
   /**
-   * Beside v1 hierarchies LXC does not tell CRIU of a v2 tree, so CRIU would restore the processes to the cgroup that
-   * they had there on the other node, by name. This is the one that they should get, for CRIU's option cgroup-root;
-   * null if LXC tells it.
+   * LXC tells CRIU of v1 hierarchies alone: of a v2 tree it names the controllers (LXC 5, criu.c), which CRIU looks for in
+   * vain, or, beside v1, nothing. So CRIU would restore the processes to the cgroup that they had on the other node, by
+   * name. This is the one that they should get, for CRIU's option cgroup-root; null if there is no such tree.
    */
   get unifiedRoot(): string | null {
     const unified = this.#hierarchies.find((hierarchy) => hierarchy.version === 'v2');
-    return unified === undefined || this.version === 'v2' ? null : join(unified.path, `lxc.payload.${this.#id}`);
+    return unified === undefined ? null : join(unified.path, `lxc.payload.${this.#id}`);
   }
 
   #freezer(): Hierarchy | undefined {

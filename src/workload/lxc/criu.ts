@@ -21,6 +21,8 @@ export interface Criu {
   version: string;
   /** How it holds a stopped container's connections. */
   networkLock: 'nftables' | 'iptables';
+  /** Whether the kernel tells it which pages have been written to, without which it has no pre-dump. */
+  tracksMemory: boolean;
 }
 
 /**
@@ -54,8 +56,13 @@ async function askCriu(program: string): Promise<Criu> {
   if (why !== null) throw missing(`${program} ${why}`);
   // With nftables the lock is taken in CRIU's own process; iptables costs four more programs, 50 ms of each hand-off. But
   // only nft can take away the lock of a CRIU that was killed.
-  const nftables = (await succeeds([program, 'check', '--feature', 'network_lock_nftables'])) && (await hasNft());
-  return { program, version, networkLock: nftables ? 'nftables' : 'iptables' };
+  const has = (feature: string) => succeeds([program, 'check', '--feature', feature]);
+  const [locks, nft, tracksMemory] = await Promise.all([
+    has('network_lock_nftables'),
+    hasNft(),
+    has('mem_dirty_track'),
+  ]);
+  return { program, version, networkLock: locks && nft ? 'nftables' : 'iptables', tracksMemory };
 }
 
 /** Whether there is the program that shows and changes the tables of nftables. */
@@ -108,6 +115,39 @@ export function tooOld(version: string, kernel: string): string | null {
   const least = compareVersions(kernel, '6.16') >= 0 ? '4.2' : '4.0';
   if (compareVersions(version, least) >= 0) return null;
   return `is version ${version}; Linux ${kernel} needs ${least} or later`;
+}
+
+/** One dump of a container. */
+export interface Dump {
+  /** A freeze ends the container unless the script's verdict is another; after a round it runs on, as after a pre-dump. */
+  mode: 'freeze' | 'round' | 'pre-dump';
+  /** Its first process, as this node sees it. */
+  initPid: number;
+  /** Its directory in the freezer's hierarchy. */
+  freezer: string;
+  /** An empty directory. */
+  images: string;
+  actionScript: string;
+}
+
+/**
+ * argv of a dump, with the options that lxc-checkpoint has for it and its restore expects. Not by lxc-checkpoint, which only
+ * asks the container's monitor where the freezer is: LXC before 7.1 does not know that of one that it has restored, where
+ * there is cgroup v2 alone, so such a container could never move again.
+ */
+export function dumpCommand({ mode, initPid, freezer, images, actionScript }: Dump): string[] {
+  const argv = ['criu', mode === 'pre-dump' ? mode : 'dump', '--tcp-established', '--file-locks', '--link-remap'];
+  argv.push(
+    '--manage-cgroups=full',
+    '--ext-mount-map',
+    'auto',
+    '--enable-external-sharing',
+    '--enable-external-masters',
+  );
+  argv.push('--enable-fs', 'hugetlbfs', '--enable-fs', 'tracefs', '-D', images, '-o', `${images}/dump.log`);
+  argv.push('--action-script', actionScript, '-t', String(initPid), '--skip-in-flight', '--freeze-cgroup', freezer);
+  argv.push('--force-irmap');
+  return mode === 'round' ? [...argv, '--leave-running'] : argv;
 }
 
 /** What one operation asks of CRIU beside what all do. */

@@ -28,7 +28,7 @@ import { Barrier, type BarrierPlan, endWork, mend, type OperationKind, readRemna
 import { lxcCapabilities } from './capabilities.js';
 import { Cgroup } from './cgroup.js';
 import { containerConfig, type LxcSettings, parseSettings } from './config.js';
-import { type Criu, causeInCriuLog, causeInLxcLog, criuConfig, findCriu } from './criu.js';
+import { type Criu, causeInCriuLog, causeInLxcLog, criuConfig, dumpCommand, findCriu } from './criu.js';
 import { rewindExpiredTimers } from './expired-timers.js';
 import { foreignContainer } from './foreign-container.js';
 import { memoryOfProcesses, treeBytes } from './instance-size.js';
@@ -37,6 +37,7 @@ import { madeNames } from './link-remaps.js';
 import { differences, machineFacts } from './machine.js';
 import { obstaclesOf } from './obstacles.js';
 import { mountOverlay, unmountOverlay } from './overlay.js';
+import { completePreDump, preDumpWillDo } from './pre-dump.js';
 import { probeContainer } from './probe.js';
 
 /** Bounds, in milliseconds, of what LXC and CRIU may take. A large image on a slow disk takes minutes. */
@@ -47,7 +48,7 @@ const limits = {
   stop: 20_000,
   kill: 10_000,
   checkpoint: 600_000,
-  /** From a verdict to the end of lxc-checkpoint. */
+  /** From a verdict to the end of CRIU or lxc-checkpoint. */
   settle: 30_000,
 } as const;
 
@@ -70,7 +71,7 @@ export function createLxcDriver(): WorkloadDriver {
 }
 
 /**
- * LXC containers on an overlay that we mount, saved and restored by lxc-checkpoint and CRIU.
+ * LXC containers on an overlay that we mount, saved by CRIU, restored by lxc-checkpoint and CRIU.
  *
  * See layout.ts for what is where, and barrier.ts for how a service is held. Nothing that must outlive the agent lives
  * in this object: what runs is found by its cgroup.
@@ -81,6 +82,8 @@ export class LxcDriver implements WorkloadDriver {
   readonly arrangesEarly = false;
   /** What is under way, by workload path: one thing at a time. */
   readonly #busy = new Map<string, string>();
+  /** Which first process the images in its memory/ are of, by workload path; unknown where they were made before. */
+  readonly #dumped = new Map<string, number>();
   /** The rest of a commit that nobody had to wait for; whatever comes next waits. */
   readonly #settling = new Map<string, Promise<void>>();
 
@@ -209,7 +212,7 @@ export class LxcDriver implements WorkloadDriver {
 
   round(workload: Workload, signal: AbortSignal): Promise<RoundWorkload> {
     return this.#exclusively(workload, 'round', async (layout) => {
-      const barrier = await this.#startDump(workload, layout, 'round', signal);
+      const { barrier, initPid, isPreDump } = await this.#startDump(workload, layout, 'round', signal);
       const onAbort = () => void barrier.decide('abort').catch(() => {});
       // CRIU must not be killed in the middle of a dump: it has code of its own in the processes then.
       signal.addEventListener('abort', onAbort, { once: true });
@@ -220,7 +223,8 @@ export class LxcDriver implements WorkloadDriver {
         if (signal.aborted) throw cancelled('round', signal);
         if (exitCode !== 0) throw await dumpFailure(workload, layout, exitCode);
         const pausedMs = (await barrier.timeOf('held')) - (await barrier.timeOf('frozen-at'));
-        await this.#keepImages(layout);
+        await this.#keepImages(layout, isPreDump);
+        this.#dumped.set(workload.path, initPid);
         return { instance: instanceOf(layout), pausedMs: Math.round(pausedMs) };
       } finally {
         signal.removeEventListener('abort', onAbort);
@@ -233,7 +237,7 @@ export class LxcDriver implements WorkloadDriver {
     const layout = lxcLayout(workload);
     await this.#begin(workload, 'freeze');
     try {
-      const barrier = await this.#startDump(workload, layout, 'freeze', signal);
+      const { barrier } = await this.#startDump(workload, layout, 'freeze', signal);
       try {
         if (!(await barrier.until('stopped', limits.checkpoint, signal))) {
           throw await dumpFailure(workload, layout, await barrier.ended(limits.settle));
@@ -426,13 +430,13 @@ export class LxcDriver implements WorkloadDriver {
     await cgroup.removeEmpty();
   }
 
-  /** Starts lxc-checkpoint on a running container. */
+  /** Starts a dump of a running container. Of its memory alone, if that does for this round. */
   async #startDump(
     workload: Workload,
     layout: LxcLayout,
     kind: Exclude<OperationKind, 'prepare'>,
     signal: AbortSignal,
-  ): Promise<Barrier> {
+  ): Promise<{ barrier: Barrier; initPid: number; isPreDump: boolean }> {
     const { network } = parseSettings(workload.name, workload.settings);
     const [criu, cgroup] = await Promise.all([findCriu(), Cgroup.of(layout.id)]);
     const [pid, freezer] = await Promise.all([cgroup.initPid(), cgroup.payload()]);
@@ -441,27 +445,38 @@ export class LxcDriver implements WorkloadDriver {
     }
     if (signal.aborted) throw cancelled(kind, signal);
     await removeOperation(layout.operation);
-    const command = ['lxc-checkpoint', '-n', layout.id, '-P', layout.lxcPath];
-    command.push('-o', join(layout.operation, 'lxc.log'), '-l', 'INFO');
-    return Barrier.start(layout.operation, {
+    // What was dumped of another run of it would bring no file of this one.
+    const isPreDump =
+      kind === 'round' &&
+      criu.tracksMemory &&
+      this.#dumped.get(workload.path) === pid &&
+      (await preDumpWillDo(layout.memory));
+    const dump = { initPid: pid, freezer, images: join(layout.operation, 'images') };
+    const barrier = await Barrier.start(layout.operation, {
       kind,
-      command: [...command, ...(kind === 'freeze' ? ['-s'] : []), '-D', join(layout.operation, 'images')],
-      mending: { command, initPid: pid, networkLock: criu.networkLock },
+      command: dumpCommand({
+        ...dump,
+        mode: isPreDump ? 'pre-dump' : kind,
+        actionScript: join(layout.operation, 'action'),
+      }),
+      mending: { dump, networkLock: criu.networkLock },
       criuProgram: criu.program,
       // What a round saves is never restored: connections need no lock and no repair for it, and no mending if CRIU dies.
       criuConfig: criuConfig(criu, { cgroupRoot: null, closeTcp: kind === 'round' }),
       freezer: { directory: freezer, version: cgroup.version },
       network: networkOf(layout, network),
     });
+    return { barrier, initPid: pid, isPreDump };
   }
 
   /** Makes the images of the dump just made the instance's memory. */
-  async #keepImages(layout: LxcLayout): Promise<void> {
+  async #keepImages(layout: LxcLayout, isPreDump: boolean): Promise<void> {
     const images = join(layout.operation, 'images');
     for (const name of byproducts) {
       await rename(join(images, name), join(layout.operation, name)).catch(ignoreMissing);
     }
-    await rewindExpiredTimers(images);
+    if (isPreDump) await completePreDump(images, layout.memory);
+    else await rewindExpiredTimers(images);
     // The service may be frozen: what is not needed any more is removed later, with the operation.
     await rename(layout.previousMemory, join(layout.operation, 'old-images')).catch(ignoreMissing);
     await rename(layout.memory, layout.previousMemory).catch(ignoreMissing);
@@ -495,7 +510,7 @@ export class LxcDriver implements WorkloadDriver {
           throw await dumpFailure(workload, layout, await barrier.ended(limits.settle));
         }
         const saverMs = (await barrier.timeOf('held')) - frozenAtMs;
-        await this.#keepImages(layout);
+        await this.#keepImages(layout, false);
         const touched = await wasInTmp(layout, frozenAtMs);
         if (touched && listedTime !== null) await setTimeOfTmp(layout, listedTime);
         const filesChanged = (touched && listedTime === null) || (await madeNames(layout.memory));
@@ -568,7 +583,16 @@ export class LxcDriver implements WorkloadDriver {
     signal: AbortSignal,
   ): Promise<Barrier> {
     const command = ['lxc-checkpoint', '-r', '-n', layout.id, '-P', layout.lxcPath];
-    command.push('-D', layout.memory, '-o', join(layout.operation, 'lxc.log'), '-l', 'INFO');
+    command.push(
+      '-A',
+      join(layout.operation, 'action'),
+      '-D',
+      layout.memory,
+      '-o',
+      join(layout.operation, 'lxc.log'),
+      '-l',
+      'INFO',
+    );
     if (signal.aborted) throw cancelled('prepare', signal);
     return await Barrier.start(layout.operation, {
       kind: 'prepare',
@@ -766,7 +790,7 @@ async function restoreFailure(workload: Workload, layout: LxcLayout, exitCode: n
   return new DeltahopError('DELTAHOP_E_RESTORE', `${workload.name} could not be restored: ${why}`);
 }
 
-/** Why lxc-checkpoint failed: CRIU knows best, then LXC, then what was printed. */
+/** Why a dump or a restore failed: CRIU knows best, then LXC, then what was printed. */
 async function causeOf(criuLogs: readonly string[], operation: string, exitCode: number | null): Promise<string> {
   for (const log of criuLogs) {
     const cause = causeInCriuLog(await readText(log));
@@ -775,11 +799,7 @@ async function causeOf(criuLogs: readonly string[], operation: string, exitCode:
   const printed = (await readText(join(operation, 'output'))).trim().split('\n').at(-1) ?? '';
   return (
     causeInLxcLog(await readText(join(operation, 'lxc.log'))) ??
-    (printed !== ''
-      ? printed
-      : exitCode === null
-        ? 'lxc-checkpoint was killed'
-        : `lxc-checkpoint ended with ${exitCode}`)
+    (printed !== '' ? printed : exitCode === null ? 'the program was killed' : `the program ended with ${exitCode}`)
   );
 }
 

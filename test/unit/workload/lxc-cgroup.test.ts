@@ -63,7 +63,7 @@ cgroups('a machine with v2 alone, process 1 in systemd’s init.scope', () => {
     found.map((each) => each.base),
     ['/sys/fs/cgroup/'],
   );
-  assert.is(new Cgroup('web-1', found).unifiedRoot, null);
+  assert.is(new Cgroup('web-1', found).unifiedRoot, '/lxc.payload.web-1');
 });
 
 cgroups('v2: frozen, thawed, limited', async () => {
