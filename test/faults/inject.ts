@@ -15,6 +15,8 @@ export interface Injected {
   mend(): Promise<void>;
   /** It goes on until it is mended: the service has to do without before. */
   lasting: boolean;
+  /** With it the service can not move: if it does, the fault came too late to be met. */
+  keepsAtSource?: true;
   /** Where no disk has room until then. */
   fullNode?: TestbedNode;
 }
@@ -58,9 +60,14 @@ function killed(name: string, victim: Victim, side: Side): Fault {
 
 /** @returns whether it was alive to be killed. */
 function kill(found: FoundProcess): boolean {
+  return signal(found, 'SIGKILL');
+}
+
+/** @returns whether it was alive to hear it. */
+function signal(found: FoundProcess, what: NodeJS.Signals): boolean {
   if (!isThere(found)) return false;
   try {
-    return process.kill(found.pid, 'SIGKILL');
+    return process.kill(found.pid, what);
   } catch {
     return false;
   }
@@ -191,6 +198,35 @@ function imageSpoiled(name: string, side: Side, directory: string, image: RegExp
   };
 }
 
+/** How long a saved state is waited for. Who reads it stands still meanwhile: less than the patience of those who wait for him. */
+const stateLimitMs = 3_000;
+
+/**
+ * Cuts off the end of a machine's saved devices when they are written as a whole and nobody has read them yet: who would, the
+ * source's transfer workers or the destination's QEMU, is stopped from the freeze on until it is done.
+ */
+function stateSpoiled(name: string, side: Side, reader: Victim): Fault {
+  return {
+    name,
+    inject: async (attempt) => {
+      const { stateDirectory } = attempt[side];
+      const { service } = attempt;
+      const state = join(stateDirectory, 'services', service, 'workload/live/memory/state');
+      const readers = findVictims(reader, { stateDirectory, service }).filter((found) => signal(found, 'SIGSTOP'));
+      try {
+        for (const deadline = Date.now() + stateLimitMs; !attempt.over && Date.now() < deadline; await sleep(1)) {
+          // QEMU has closed the source's by then, and a transfer gives the destination's its name when it is whole.
+          if (attempt.phase === 'final' && spoil(state, 'cut'))
+            return { mend: nothing, lasting: false, keepsAtSource: true };
+        }
+        return null;
+      } finally {
+        for (const found of readers) signal(found, 'SIGCONT');
+      }
+    },
+  };
+}
+
 /** How many files of a layer are spoilt. */
 const spoiltFiles = 3;
 
@@ -251,6 +287,6 @@ export const faults: readonly Fault[] = [
   imageSpoiled('corrupt-image-source', 'source', 'memory', /^(core|mm)-\d/, 'cut'),
   imageSpoiled('corrupt-image-destination', 'destination', 'memory', /^(core|mm)-\d/, 'cut'),
   imageSpoiled('corrupt-ram-destination', 'destination', 'live/memory', /^ram$/, 'turn'),
-  imageSpoiled('corrupt-state-source', 'source', 'live/memory', /^state$/, 'cut'),
-  imageSpoiled('corrupt-state-destination', 'destination', 'live/memory', /^state$/, 'cut'),
+  stateSpoiled('corrupt-state-source', 'source', 'worker'),
+  stateSpoiled('corrupt-state-destination', 'destination', 'qemu'),
 ];

@@ -41,7 +41,11 @@ const lxc: Besides = {
 
 const heldMachine = ['kill-qemu-destination', 'kill-supervisor-destination'];
 
-/** QEMU is killed at the source once the machine is saved, so not while it runs: that would be the end of its service. */
+/**
+ * QEMU is killed at the source once the machine is saved, so not while it runs: that would be the end of its service. A
+ * destination arranges its restore as soon as the first round is there, so `restore` comes before the freeze: there is no
+ * supervisor at the source to be killed.
+ */
 const qemu: Besides = {
   offer: disk,
   base: [...workers, ...disk, 'corrupt-layer-destination'],
@@ -49,9 +53,9 @@ const qemu: Besides = {
   'round-copy': ['disk-full-source'],
   'round-send': [...workers, ...disk, 'corrupt-ram-destination'],
   freeze: ['kill-supervisor-source', 'disk-full-source'],
-  frozen: ['kill-supervisor-source', ...workers, ...disk, 'corrupt-state-source'],
-  final: ['kill-qemu-source', 'kill-supervisor-source', ...workers, ...disk, 'corrupt-state-destination'],
-  restore: ['kill-supervisor-source', ...heldMachine, ...disk],
+  frozen: ['kill-supervisor-source', ...workers, ...disk, 'corrupt-state-source', 'corrupt-state-destination'],
+  final: ['kill-qemu-source', 'kill-supervisor-source', ...heldMachine, ...workers, ...disk],
+  restore: [...heldMachine, ...disk],
   prepared: ['kill-qemu-source', 'kill-supervisor-source', ...heldMachine, ...disk],
   committed: ['kill-qemu-source', 'kill-supervisor-source', ...heldMachine, ...disk],
   'given-up': ['kill-supervisor-source', ...heldMachine, ...disk],

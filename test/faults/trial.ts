@@ -110,6 +110,7 @@ export class Trials {
       await this.#recover(attempt, injected, outcome);
       outcome.silentMs = this.#silentMs;
       outcome.result = this.source === wasAt ? 'stayed' : 'moved';
+      if (injected?.keepsAtSource && outcome.result === 'moved') outcome.injected = false;
       await this.#judge(outcome);
       await this.#next(outcome);
     } catch (error) {
