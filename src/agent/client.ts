@@ -316,9 +316,9 @@ export class LocalClient {
   }
 
   /** What a migration would meet and cost. */
-  dryRun(name: string, to: string): Promise<DryRunView> {
+  dryRun(name: string, order: Pick<MigrateOptions, 'to' | 'autoConverge'>): Promise<DryRunView> {
     const path = ['services', name, 'dry-run'];
-    return this.#connection.json({ method: 'POST', path, body: { to }, limitMs: 120_000 }, dryRunSchema);
+    return this.#connection.json({ method: 'POST', path, body: order, limitMs: 120_000 }, dryRunSchema);
   }
 
   async jobs(): Promise<JobView[]> {

@@ -115,11 +115,13 @@ export const migrateSchema = z.strictObject({
   onCommit: z.string().max(4096).startsWith('/', 'must be an absolute path').nullable(),
   /** The service may stand still for so long; then it runs on here. */
   maxDowntimeMs: z.int().positive().max(86_400_000),
+  /** It may be slowed down if it changes more than the link carries. */
+  autoConverge: z.boolean(),
 });
 export type MigrateOptions = z.infer<typeof migrateSchema>;
 
 /** POST /v1/services/NAME/dry-run */
-export const dryRunRequestSchema = migrateSchema.pick({ to: true });
+export const dryRunRequestSchema = migrateSchema.pick({ to: true, autoConverge: true });
 
 const rangeSchema = z.object({ low: z.number(), expected: z.number(), high: z.number() });
 const shownFinding = findingSchema.extend({ node: z.string() });

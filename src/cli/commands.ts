@@ -197,6 +197,7 @@ interface MigrateFlags {
   dryRun?: boolean;
   onCommit?: string;
   maxDowntime: number;
+  autoConverge?: boolean;
 }
 
 function addMigrateCommand(program: Command, around: Surroundings, done: (code: number) => void): void {
@@ -213,11 +214,17 @@ function addMigrateCommand(program: Command, around: Surroundings, done: (code: 
       readSeconds,
       30,
     )
+    .option(
+      '--auto-converge',
+      'slow a virtual machine down that changes more than the link carries, until it is frozen',
+    )
     .addHelpText(
       'after',
       `
 Ctrl-C cancels: the service runs on here. A terminal that goes away does not.
 With --dry-run the exit code is 1 if the service could not move.
+With --auto-converge a machine whose rounds do not shrink is left with a quarter of its processors, then a sixteenth, then
+a 64th. At the other node, and here if it does not move, it has all of them.
 A program of --on-commit finds DELTAHOP_SERVICE, _FROM, _TO (names of the nodes), _TO_ADDRESS and _EPOCH in its
 environment. If it fails, that is a warning: the service has moved.
 
@@ -227,14 +234,16 @@ Examples:
     )
     .action(async (name: string, to: string, options: MigrateFlags, command: Command) => {
       await withAgent(command, around, async (client) => {
+        const { autoConverge = false } = options;
         if (options.dryRun === true) {
-          const view = await client.dryRun(name, to);
+          const view = await client.dryRun(name, { to, autoConverge });
           print(command, around, view, dryRunText(view));
           done(view.possible ? exitCodes.ok : exitCodes.failed);
           return;
         }
         const onCommit = options.onCommit === undefined ? null : resolve(options.onCommit);
-        const events = client.migrate(name, { to, onCommit, maxDowntimeMs: options.maxDowntime * 1000 });
+        const maxDowntimeMs = options.maxDowntime * 1000;
+        const events = client.migrate(name, { to, onCommit, maxDowntimeMs, autoConverge });
         const last = await follow(command, around, client, events, `cancelling the migration of ${name}`);
         const failure = last === null ? null : jobFailure(command, around, last);
         if (failure === null) return;

@@ -17,6 +17,10 @@ export function dryRunText(view: DryRunView): string {
   for (const { node, name, ok, detail, remedy } of findings) {
     if (!ok) lines.push(`  not ok at ${node}: ${name}: ${detail}${way(remedy)}`);
   }
+  // What it would do is not said by its name.
+  for (const { node, name, detail } of findings.filter(({ ok, name }) => ok && name === 'auto-converge')) {
+    lines.push(`  ${name} at ${node}: ${detail}`);
+  }
   for (const { name, detail, remedy } of wayBack) {
     lines.push(`  it could not come back: ${name}: ${detail}${way(remedy)}`);
   }

@@ -131,6 +131,8 @@ export function eventLine(event: StreamedEvent): string | null {
         `${durationText(number(event, 'ms'))}${down}; next: ${printable(text(event, 'next'))}`
       );
     }
+    case 'throttle':
+      return `  it changes more than the link carries: slowed down to ${number(event, 'percent')} % of its processors`;
     case 'warning':
       return `warning: ${printable(text(event, 'message'))}`;
     case 'service': {
@@ -154,6 +156,11 @@ function movedText(event: StreamedEvent): string {
   const stages = list(event, 'downtime').map(stageText);
   const forecast = fields(event, 'forecast');
   const lines = [moved, ...(stages.length === 0 ? [] : [`  down: ${stages.join(', ')}`])];
+  const throttle = fields(event, 'throttle');
+  if (throttle !== null) {
+    const least = `${number(throttle, 'leastPercent')} % of its processors at the least`;
+    lines.push(`  slowed down to ${least}, for ${durationText(number(throttle, 'ms'))}`);
+  }
   if (forecast !== null) lines.push(`  ${cameText(forecast)}`);
   return lines.join('\n');
 }

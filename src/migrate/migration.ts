@@ -4,7 +4,7 @@ import type { SendOptions } from '../engine/engine.js';
 import { DeltahopError, isDeltahopError } from '../errors.js';
 import type { TransferClient, TransferReport } from '../transfer/transfer-client.js';
 import { mustRun } from '../workload/command.js';
-import type { FrozenWorkload, InstanceTrees, Workload, WorkloadDriver } from '../workload/driver.js';
+import type { FrozenWorkload, InstanceTrees, Throttle, Workload, WorkloadDriver } from '../workload/driver.js';
 import { type DowntimeStage, downtimeStages } from './downtime.js';
 import {
   downtimeAfterRound,
@@ -25,9 +25,16 @@ import {
 } from './offer.js';
 import { ownedService, type ServiceRecord } from './ownership.js';
 import { Pace } from './pace.js';
-import { type ByteCounters, type MigrationEvent, type MigrationSummary, PhaseLog, type PhaseName } from './phases.js';
+import {
+  type ByteCounters,
+  type MigrationEvent,
+  type MigrationSummary,
+  PhaseLog,
+  type PhaseName,
+  type ThrottleFigures,
+} from './phases.js';
 import { examineSource, refuseFindings } from './preflight.js';
-import { judgeRounds, outlook, type RoundFigures } from './rounds.js';
+import { judgeRounds, nextShare, outlook, type RoundFigures } from './rounds.js';
 import { forecastInputs, roundTripMs, type Survey, survey } from './survey.js';
 
 /** How long a broken connection is made anew while the service stands still: better that it runs on here. */
@@ -47,6 +54,8 @@ export interface MigrationOrder {
   onCommit: string | null;
   /** The service may stand still for so long; then it runs on here. */
   maxDowntimeMs: number;
+  /** It may be slowed down if it changes more than the link carries. */
+  autoConverge: boolean;
 }
 
 /** How the sending of a frozen instance went; moments are Date.now(). */
@@ -89,6 +98,9 @@ export class Migration {
   #inputs: ForecastInputs | null = null;
   #forecast: Forecast | null = null;
   readonly #pace = new Pace();
+  /** While the service has less than all of its processors. */
+  #throttle: { held: Throttle; share: number; sinceMs: number } | null = null;
+  #throttled: ThrottleFigures | null = null;
   /** The downtime, by the newest forecast. */
   #expectedMs: number | null = null;
   /** The best that the link has carried, bytes a millisecond. */
@@ -124,6 +136,7 @@ export class Migration {
     } catch (error) {
       failure = error;
     } finally {
+      await this.#unthrottle();
       this.#outgoing.leave(this.id);
       this.#transfers?.close();
       this.#fileTransfers?.close();
@@ -142,6 +155,7 @@ export class Migration {
       downtime: this.#downtime,
       ...this.#counters(),
       phases: this.#phases.figures,
+      throttle: this.#throttled,
       forecast: await this.#judgeForecast(bytesSent, totalMs),
       ...(this.#health === null ? {} : { health: this.#health }),
       ...(failure === null ? {} : { error: describe(failure) }),
@@ -159,7 +173,7 @@ export class Migration {
     try {
       const missing = await this.#phases.run('preflight', async () => {
         const [findings, surveyed] = await Promise.all([
-          examineSource(driver, workload, nodeName),
+          examineSource(driver, workload, nodeName, this.#order.autoConverge),
           survey(this.#context, this.id, record, this.#order.to),
         ]);
         refuseFindings(findings, `${this.#service} can not leave ${nodeName}`);
@@ -232,8 +246,8 @@ export class Migration {
   }
 
   async #rounds(driver: WorkloadDriver, workload: Workload, signal: AbortSignal): Promise<void> {
-    const rounds: RoundFigures[] = [];
-    for (;;) {
+    let rounds: RoundFigures[] = [];
+    for (let round = 1; ; round++) {
       signal.throwIfAborted();
       const { instance, pausedMs } = await driver.round(workload, signal);
       const startedAt = performance.now();
@@ -246,17 +260,47 @@ export class Migration {
       };
       rounds.push(figures);
       const verdict = judgeRounds(rounds);
+      const share = verdict.go || !this.#order.autoConverge ? null : nextShare(rounds, this.#throttle?.share ?? 1);
       this.#expectedMs = this.#expectedDowntimeMs(rounds) ?? this.#expectedMs;
       this.#onEvent({
         type: 'round',
-        round: rounds.length,
+        round,
         bytesSent: figures.bytesSent,
         ms: Math.round(figures.sendMs),
         pausedMs,
         expectedDowntimeMs: this.#expectedMs,
-        next: verdict.go ? 'round' : verdict.why,
+        next: verdict.go ? 'round' : share === null ? verdict.why : 'throttle',
       });
-      if (!verdict.go) return;
+      if (share !== null) {
+        signal.throwIfAborted();
+        await this.#slowDown(driver, workload, share);
+        rounds = [];
+      } else if (!verdict.go) {
+        return;
+      }
+    }
+  }
+
+  async #slowDown(driver: WorkloadDriver, workload: Workload, share: number): Promise<void> {
+    this.#throttle ??= { held: await driver.throttle(workload), share, sinceMs: performance.now() };
+    await this.#throttle.held.set(share);
+    this.#throttle.share = share;
+    this.#onEvent({ type: 'throttle', percent: percentOf(share) });
+  }
+
+  /** The service has all of its processors again; whatever fails here, its driver's recovery mends. */
+  async #unthrottle(): Promise<void> {
+    const throttle = this.#throttle;
+    this.#throttle = null;
+    if (throttle === null) return;
+    this.#throttled = { leastPercent: percentOf(throttle.share), ms: Math.round(performance.now() - throttle.sinceMs) };
+    try {
+      await throttle.held.end();
+    } catch (error) {
+      this.#onEvent({
+        type: 'warning',
+        message: `${this.#service} may be slowed down still: ${describe(error).message}`,
+      });
     }
   }
 
@@ -271,6 +315,8 @@ export class Migration {
     const { maxDowntimeMs } = this.#order;
     await this.#outgoing.markFrozen(this.id);
     const frozen = await this.#phases.run('freeze', () => driver.freeze(workload, cancelled));
+    // It has been lifted; what is left to take back is waited for at the end.
+    const unthrottled = this.#unthrottle();
     const overdue = new AbortController();
     const tooLong = `${this.#service} stood still for ${maxDowntimeMs} ms, which is its bound, and runs on here`;
     const end = (): void => overdue.abort(new DeltahopError('DELTAHOP_E_TIMEOUT', tooLong));
@@ -304,6 +350,8 @@ export class Migration {
       // What was cut short by either says only that it was cancelled.
       const why = [overdue.signal, frozen.gaveWay].find(({ aborted }) => aborted);
       throw !decided && why !== undefined ? why.reason : error;
+    } finally {
+      await unthrottled;
     }
   }
 
@@ -456,6 +504,10 @@ export class Migration {
     }
     return counters;
   }
+}
+
+function percentOf(share: number): number {
+  return Math.round(share * 1000) / 10;
 }
 
 /** What is asked of a peer goes on there; it hears of the end of the migration by another message. */

@@ -36,6 +36,8 @@ export type MigrationEvent =
       expectedDowntimeMs: number | null;
       next: string;
     }
+  /** The service has so much of its processors from now on. */
+  | { type: 'throttle'; percent: number }
   /** `expectedDowntimeMs`: by the newest forecast; null before the first. */
   | ({
       type: 'progress';
@@ -46,6 +48,14 @@ export type MigrationEvent =
       expectedDowntimeMs: number | null;
     } & PaceFigures)
   | { type: 'warning'; message: string };
+
+/** How a service was slowed down. */
+export interface ThrottleFigures {
+  /** The least of its processors that it had. */
+  leastPercent: number;
+  /** From when it had less than all of them until it had all again, or was frozen. */
+  ms: number;
+}
 
 /** The last word of a migration. */
 export interface MigrationSummary {
@@ -64,6 +74,8 @@ export interface MigrationSummary {
   bytesSent: number;
   bytesReceived: number;
   phases: PhaseFigures[];
+  /** null if it was not slowed down. */
+  throttle: ThrottleFigures | null;
   /** What was expected, and what of it came true; null if nothing was, or nothing moved. */
   forecast: JudgedForecast | null;
   /** Present with `failed-health`. */

@@ -4,8 +4,16 @@ import { DeltahopError } from '../errors.js';
 import type { Workload, WorkloadDriver } from '../workload/driver.js';
 import type { Finding } from './offer.js';
 
-/** Everything at the source that speaks for or against a service's leaving. Looks only. */
-export async function examineSource(driver: WorkloadDriver, workload: Workload, nodeName: string): Promise<Finding[]> {
+/**
+ * Everything at the source that speaks for or against a service's leaving. Looks only.
+ * @param autoConverge Whether it may have to be slowed down.
+ */
+export async function examineSource(
+  driver: WorkloadDriver,
+  workload: Workload,
+  nodeName: string,
+  autoConverge: boolean,
+): Promise<Finding[]> {
   const { state } = await driver.inspect(workload);
   const running: Finding = {
     name: 'running',
@@ -13,11 +21,12 @@ export async function examineSource(driver: WorkloadDriver, workload: Workload, 
     detail: `${workload.name} is ${state} on ${nodeName}`,
     remedy: state === 'running' ? null : 'start it; what does not run can be added and started at the other node',
   };
-  const [capabilities, obstacles] = await Promise.all([
+  const [capabilities, obstacles, throttling] = await Promise.all([
     driver.capabilities(),
     state === 'running' ? driver.obstacles(workload) : [],
+    state === 'running' && autoConverge ? [await driver.throttling(workload)] : [],
   ]);
-  return [running, ...capabilities, ...obstacles];
+  return [running, ...capabilities, ...obstacles, ...throttling];
 }
 
 /**

@@ -1,4 +1,4 @@
-/** When to stop the rounds of pre-copy and freeze the service. Pure: figures in, a verdict out. */
+/** When to stop the rounds of pre-copy and freeze the service, or slow it down. Pure: figures in, a verdict out. */
 
 /** What one round was like. */
 export interface RoundFigures {
@@ -21,6 +21,13 @@ export const maxPausedMs = 5_000;
 
 /** A round that saves less downtime is not worth its bytes, even where the service does not stand still for it. */
 const leastGainMs = 10;
+
+/** A final delta that is sent in so little time is no reason to slow a service down: the rest of a freeze takes as long. */
+const convergedMs = 300;
+
+/** How much less of its processors a service gets at each step, and when there is no further one: 1/4, 1/16, 1/64. */
+const throttleStep = 4;
+const leastShare = 1 / 64;
 
 /** How much of the time that a service had for it shows in what it changed, while there are no two rounds to tell by. */
 const unknownGrowth = 0.5;
@@ -66,6 +73,19 @@ export function judgeRounds(rounds: readonly RoundFigures[]): RoundVerdict {
   return now.ms - (after?.ms ?? 0) > Math.max(last.pausedMs, leastGainMs)
     ? { go: true }
     : { go: false, why: 'no-gain' };
+}
+
+/**
+ * What share of its processors a service is to have from now on whose rounds are at their end, so that it changes less than
+ * the link carries. Its first round at a new share brings what it has changed at the old one, so nothing is to be read into
+ * that alone.
+ * @param rounds Those since the share was last changed.
+ * @returns null if it is to be frozen as it is: its final delta is short, or it would hardly run any more.
+ */
+export function nextShare(rounds: readonly RoundFigures[], share: number): number | null {
+  const final = outlook(rounds);
+  const next = share / throttleStep;
+  return final === null || final.ms <= convergedMs || next < leastShare ? null : next;
 }
 
 /** The exponent g of {@link outlook}. */

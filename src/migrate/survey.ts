@@ -97,14 +97,19 @@ export interface DryRun {
  * @throws DeltahopError DELTAHOP_E_NOT_FOUND, DELTAHOP_E_OWNED_ELSEWHERE, DELTAHOP_E_LINK, or what the destination says
  *   to a service that it owns itself.
  */
-export async function dryRun(context: MigrationContext, service: string, address: string): Promise<DryRun> {
+export async function dryRun(
+  context: MigrationContext,
+  service: string,
+  address: string,
+  autoConverge: boolean,
+): Promise<DryRun> {
   const record = await ownedService(context.ownership, service, context.nodeName);
   const driver = context.driver(record.driver);
   const workload = context.workload(record);
   const peer = context.connectPeer(address);
   try {
     const [own, surveyed] = await Promise.all([
-      examineSource(driver, workload, context.nodeName),
+      examineSource(driver, workload, context.nodeName, autoConverge),
       survey(context, randomUUID(), record, address),
     ]);
     const examination = await peer.examine(surveyed.offer);

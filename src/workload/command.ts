@@ -1,4 +1,4 @@
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process';
 import { DeltahopError } from '../errors.js';
 
 /** How a command is run. */
@@ -152,13 +152,30 @@ export function startDetached(
   env: Readonly<Record<string, string>>,
 ): Promise<Detached> {
   const [program = '', ...args] = argv;
+  const stdio: StdioOptions = ['ignore', output, output];
+  return detached(program, spawn(program, args, { detached: true, cwd: '/', env: commandEnvironment(env), stdio }));
+}
+
+/** A program that waits for the end of its input, which comes when this process releases it, or ends. */
+export interface Watching extends Detached {
+  release(): void;
+}
+
+/**
+ * The same of a program that is to notice the end of this process, however it comes about.
+ *
+ * @throws DeltahopError DELTAHOP_E_TOOL_MISSING if it cannot be started.
+ */
+export async function startWatching(argv: readonly string[]): Promise<Watching> {
+  const [program = '', ...args] = argv;
+  const stdio: StdioOptions = ['pipe', 'ignore', 'ignore'];
+  const child = spawn(program, args, { detached: true, cwd: '/', env: commandEnvironment(), stdio });
+  child.stdin?.on('error', () => {});
+  return { ...(await detached(program, child)), release: () => child.stdin?.destroy() };
+}
+
+function detached(program: string, child: ChildProcess): Promise<Detached> {
   return new Promise((resolve, reject) => {
-    const child = spawn(program, args, {
-      detached: true,
-      cwd: '/',
-      env: commandEnvironment(env),
-      stdio: ['ignore', output, output],
-    });
     let over = false;
     const ended = new Promise<number | null>((done) => {
       child.once('exit', (exitCode) => {

@@ -85,6 +85,14 @@ export interface RoundWorkload {
   readonly pausedMs: number;
 }
 
+/** A service that is being slowed down. */
+export interface Throttle {
+  /** Leaves it this share of its processors, above 0 and at most 1. */
+  set(share: number): Promise<void>;
+  /** Gives it all of them back. Idempotent. */
+  end(): Promise<void>;
+}
+
 /** A service stopped at the source: nothing of it runs, its memory is being written, and it can still go on. */
 export interface FrozenWorkload {
   /** When the service was stopped (Date.now() of this node; the moment before the first task stopped). */
@@ -209,6 +217,15 @@ export interface WorkloadDriver {
   admits(source: MachineFacts, workload: Workload): Promise<readonly Capability[]>;
   /** Looks at a running service without stopping it. */
   measure(workload: Workload): Promise<InstanceSize>;
+  /** Whether {@link throttle} can be done to a running service on this machine, and how: tried, not looked up. */
+  throttling(workload: Workload): Promise<Capability>;
+  /**
+   * Makes ready to slow a running service down, so that it changes less while it is sent. It has all of its processors again
+   * after `end()`, at the latest from the moment of a {@link freeze} on, and soon after this agent has ended; where that can
+   * fail, {@link recover} sees to it.
+   * @throws DeltahopError DELTAHOP_E_UNSUPPORTED if that can not be done.
+   */
+  throttle(workload: Workload): Promise<Throttle>;
   /** Writes the memory of the running service, which runs on. */
   round(workload: Workload, signal: AbortSignal): Promise<RoundWorkload>;
   /** Stops the service. On any failure the service runs on. */
@@ -232,7 +249,8 @@ export interface WorkloadDriver {
    */
   decideFreeze(workload: Workload, verdict: 'commit' | 'abort'): Promise<'commit' | 'abort' | null>;
   /**
-   * Clears what an interrupted operation left on this node (half-restored trees, mounts), by recorded process id. A
+   * Clears what an interrupted operation left on this node (half-restored trees, mounts), by recorded process id. A throttled
+   * service has all of its processors again; a
    * service whose freeze was not committed runs on; one whose freeze was is ended; one that was held and not let go is
    * ended, its files stay.
    */

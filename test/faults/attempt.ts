@@ -117,6 +117,7 @@ export class Attempt {
           to: this.destination.agentAddress,
           onCommit: null,
           maxDowntimeMs,
+          autoConverge: false,
         })) {
           const seen = event as unknown as MigrationEvent | MigrationSummary;
           if (seen.type === 'phase' && seen.state === 'start') this.#phase = seen.name;

@@ -93,6 +93,11 @@ export class LibvirtMachine implements Machine {
     return findQemu(this.#mark);
   }
 
+  processors(): Promise<readonly number[]> {
+    const why = 'libvirt keeps the processors of its domains in cgroups of its own';
+    return Promise.reject(new DeltahopError('DELTAHOP_E_UNSUPPORTED', `${this.layout.domain}: ${why}`));
+  }
+
   async isSuspended(): Promise<boolean> {
     // By libvirt's own tools; if that does not answer, nobody has.
     return (await domainState(this.layout.domain).catch(() => null)) === 'paused';

@@ -1,8 +1,8 @@
 import { readFile, statfs } from 'node:fs/promises';
 import { isDeltahopError } from '../../errors.js';
+import { cgroupVersion, readHierarchies } from '../cgroup-hierarchies.js';
 import { runCommand } from '../command.js';
 import type { Capability } from '../driver.js';
-import { cgroupVersion, readHierarchies } from './cgroup.js';
 import { criuRemedy, findCriu, hasNft } from './criu.js';
 
 /** TMPFS_MAGIC (linux/magic.h). */

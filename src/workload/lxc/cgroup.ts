@@ -1,19 +1,8 @@
 import { readdir, readFile, rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { cgroupVersion, type Hierarchy, hierarchyOf, readHierarchies } from '../cgroup-hierarchies.js';
 import { isAlive, nestedPid } from '../process.js';
-import { parseMounts } from './overlay.js';
-
-/** One cgroup hierarchy: where it is mounted, with the path beneath which LXC makes its cgroups. */
-export interface Hierarchy {
-  /** Directory in which `lxc.payload.<id>` appears. */
-  base: string;
-  /** The same within the hierarchy. */
-  path: string;
-  version: 'v1' | 'v2';
-  /** v1: its controllers; v2: empty. */
-  controllers: readonly string[];
-}
 
 /** What a container may use. */
 export interface Limits {
@@ -23,40 +12,11 @@ export interface Limits {
   cpus: number | null;
 }
 
-const v1Controllers = new Set(['freezer', 'memory', 'cpu', 'cpuacct', 'cpuset', 'devices', 'pids', 'blkio', 'net_cls']);
-
 /** How long {@link Cgroup.removeEmpty} tries. */
 const removalPatienceMs = 2000;
 
 /** Length of the scheduler's accounting period. 100 ms is the kernel's own default. */
 const cpuPeriodUs = 100_000;
-
-/**
- * Finds the cgroup hierarchies from the texts of /proc/self/mountinfo and /proc/1/cgroup. LXC as root makes its cgroups
- * where process 1 is, less systemd's init.scope.
- */
-export function parseHierarchies(mountinfo: string, cgroupOfInit: string): Hierarchy[] {
-  const paths = new Map<string, string>();
-  for (const line of cgroupOfInit.split('\n')) {
-    const [, controllers, path] = /^\d+:([^:]*):(\/.*)$/.exec(line) ?? [];
-    if (controllers === undefined || path === undefined) continue;
-    const base = path.replace(/\/init\.scope$/, '') || '/';
-    for (const controller of controllers.split(',')) paths.set(controller, base);
-  }
-  const found = new Map<string, Hierarchy>();
-  for (const { mountPoint, fileSystem, options } of parseMounts(mountinfo)) {
-    if (fileSystem !== 'cgroup' && fileSystem !== 'cgroup2') continue;
-    const version = fileSystem === 'cgroup' ? 'v1' : 'v2';
-    const words = options.split(',');
-    const controllers = words.filter((word) => v1Controllers.has(word));
-    const named = words.find((word) => word.startsWith('name='));
-    const path = paths.get(version === 'v2' ? '' : (controllers[0] ?? named ?? '')) ?? '/';
-    // The same hierarchy may be mounted at many places (bind mounts); the last one is what is seen.
-    const key = version === 'v2' ? 'v2' : controllers.join(',') || named || mountPoint;
-    found.set(key, { base: join(mountPoint, path), path, version, controllers: version === 'v1' ? controllers : [] });
-  }
-  return [...found.values()];
-}
 
 /** The cgroups of one container, in every hierarchy. All of it works on files, and on the container's own ones only. */
 export class Cgroup {
@@ -212,10 +172,7 @@ export class Cgroup {
   }
 
   #with(controller: string): Hierarchy | undefined {
-    return (
-      this.#hierarchies.find((hierarchy) => hierarchy.controllers.includes(controller)) ??
-      this.#hierarchies.find((hierarchy) => hierarchy.version === 'v2')
-    );
+    return hierarchyOf(controller, this.#hierarchies);
   }
 
   async #payloads(hierarchy: Hierarchy | undefined, kind: 'payload' | 'monitor' = 'payload'): Promise<string[]> {
@@ -226,16 +183,6 @@ export class Cgroup {
     );
     return names.map((name) => join(hierarchy.base, name));
   }
-}
-
-/** The cgroup hierarchies of this machine. */
-export async function readHierarchies(): Promise<Hierarchy[]> {
-  return parseHierarchies(await readFile('/proc/self/mountinfo', 'utf8'), await readFile('/proc/1/cgroup', 'utf8'));
-}
-
-/** `v1` if the freezer is a hierarchy of its own, else `v2`. */
-export function cgroupVersion(hierarchies: readonly Hierarchy[]): 'v1' | 'v2' {
-  return hierarchies.some((hierarchy) => hierarchy.controllers.includes('freezer')) ? 'v1' : 'v2';
 }
 
 async function processesIn(directory: string): Promise<number[]> {

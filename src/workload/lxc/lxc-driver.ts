@@ -16,6 +16,7 @@ import type {
   PreparedWorkload,
   Recovered,
   RoundWorkload,
+  Throttle,
   Workload,
   WorkloadDriver,
   WorkloadState,
@@ -208,6 +209,14 @@ export class LxcDriver implements WorkloadDriver {
       treeBytes(layout.upper, maxEntries),
     ]);
     return { memoryBytes: memory.bytes, filesBytes, memorySample: memory.sample };
+  }
+
+  async throttling({ name }: Workload): Promise<Capability> {
+    return { name: 'auto-converge', ok: false, detail: notThrottled(name), remedy: 'leave out --auto-converge' };
+  }
+
+  throttle({ name }: Workload): Promise<Throttle> {
+    return Promise.reject(new DeltahopError('DELTAHOP_E_UNSUPPORTED', notThrottled(name)));
   }
 
   round(workload: Workload, signal: AbortSignal): Promise<RoundWorkload> {
@@ -866,4 +875,8 @@ function ignoreMissing(error: unknown): void {
 
 function killGroup(pid: number): void {
   killProcess(-pid);
+}
+
+function notThrottled(name: string): string {
+  return `unsupported: ${name} is a container, which stands still for each round’s dump, all the longer if it is slowed down`;
 }

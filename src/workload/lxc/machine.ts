@@ -3,10 +3,10 @@ import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { arch, release, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { isDeltahopError } from '../../errors.js';
+import { cgroupVersion, readHierarchies } from '../cgroup-hierarchies.js';
 import { runCommand } from '../command.js';
 import type { Capability, MachineFacts } from '../driver.js';
 import { compareVersions } from '../version.js';
-import { cgroupVersion, readHierarchies } from './cgroup.js';
 import { type Criu, findCriu } from './criu.js';
 
 const limitMs = 10_000;

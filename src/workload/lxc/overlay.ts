@@ -2,6 +2,7 @@ import { mkdir, readFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DeltahopError } from '../../errors.js';
 import { mustRun } from '../command.js';
+import { type Mount, parseMounts } from '../mounts.js';
 
 /** The directories of an overlay. */
 export interface Overlay {
@@ -14,37 +15,11 @@ export interface Overlay {
   merged: string;
 }
 
-/** A line of /proc/self/mountinfo (proc(5)), as far as it matters here. */
-export interface Mount {
-  mountPoint: string;
-  fileSystem: string;
-  /** Its super options, e.g. `rw,lowerdir=…`. */
-  options: string;
-}
-
 /** Bound of one call of mount or umount. */
 const mountLimitMs = 10_000;
 
 /** How long a container's last file may stay open after its last process: the kernel ends namespaces in its own time. */
 const unmountPatienceMs = 5000;
-
-/** Reads /proc/self/mountinfo's text. */
-export function parseMounts(mountinfo: string): Mount[] {
-  const mounts: Mount[] = [];
-  for (const line of mountinfo.split('\n')) {
-    const separator = line.indexOf(' - ');
-    if (separator < 0) continue;
-    const mountPoint = line.split(' ')[4] ?? '';
-    const [fileSystem = '', , options = ''] = line.slice(separator + 3).split(' ');
-    mounts.push({ mountPoint: unescapeOctal(mountPoint), fileSystem, options: unescapeOctal(options) });
-  }
-  return mounts;
-}
-
-/** mountinfo writes blanks, newlines and backslashes as three octal digits. */
-function unescapeOctal(text: string): string {
-  return text.replace(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 8)));
-}
 
 /**
  * The mount options of an overlay. The four switched off would each write extended attributes into the upper directory

@@ -46,6 +46,8 @@ export interface Machine {
   differences(source: MachineFacts): Promise<readonly Capability[]>;
   /** The process number of its QEMU; null if it does not run. */
   find(): Promise<number | null>;
+  /** The threads that are its processors, while it runs. @throws DeltahopError DELTAHOP_E_UNSUPPORTED if they are not ours to slow down. */
+  processors(): Promise<readonly number[]>;
   /** Whether it stands still though nothing of deltahop's holds it: by its owner's hand, or for want of room on a disk. */
   isSuspended(): Promise<boolean>;
   /** Whether it stands still because a write of its guest's has found no room. */

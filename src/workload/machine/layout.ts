@@ -11,6 +11,7 @@ import type { Workload } from '../driver.js';
  *     round-before/{disk,memory}    the same of the round before, of which that is a small change
  *     records/                      what is known of the trees as they were last sent or received
  *     app.qcow2                     the app layer as QEMU wants it (app-image.ts), made anew for every start
+ *     throttled                     what is to be taken back of a throttle (see throttle.ts); gone when nothing is
  *     operation/                    the freeze or prepare that is under way; gone when it is over (see barrier.ts)
  */
 export interface MachineLayout {
@@ -24,6 +25,7 @@ export interface MachineLayout {
   readonly roundBefore: string;
   readonly records: string;
   readonly appImage: string;
+  readonly throttled: string;
   readonly operation: string;
 }
 
@@ -41,6 +43,7 @@ export function machineLayout(workload: Pick<Workload, 'path'>): MachineLayout {
     roundBefore: at('round-before'),
     records: at('records'),
     appImage: at('app.qcow2'),
+    throttled: at('throttled'),
     operation: at('operation'),
   };
 }

@@ -1,7 +1,7 @@
 import { mkdir, rename, rm, stat, statfs, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { DeltahopError } from '../../errors.js';
+import { DeltahopError, isDeltahopError } from '../../errors.js';
 import { probeAddress } from '../address-probe.js';
 import type {
   ArrangedWorkload,
@@ -15,6 +15,7 @@ import type {
   PreparedWorkload,
   Recovered,
   RoundWorkload,
+  Throttle,
   Workload,
   WorkloadDriver,
   WorkloadState,
@@ -28,6 +29,7 @@ import type { ArrangedMachine, Hypervisor, Machine, Saving } from './hypervisor.
 import { checkInstanceImage, makeInstanceImage } from './instance-image.js';
 import { copyLive, keepFile, mustBeFile } from './kept-file.js';
 import { type MachineLayout, machineLayout } from './layout.js';
+import { MachineThrottle, tryThrottle, unthrottle } from './throttle.js';
 
 /** Bounds, in milliseconds. */
 const limits = {
@@ -55,6 +57,8 @@ export class MachineDriver implements WorkloadDriver {
   readonly arrangesEarly: boolean;
   readonly #hypervisor: Hypervisor;
   readonly #turns = new Turns();
+  /** Of machines that this agent slows down, by their paths. */
+  readonly #throttles = new Map<string, MachineThrottle>();
 
   constructor(hypervisor: Hypervisor) {
     this.name = hypervisor.name;
@@ -195,6 +199,47 @@ export class MachineDriver implements WorkloadDriver {
     return { ...memory, filesBytes: (image?.blocks ?? 0) * 512 };
   }
 
+  async throttling(workload: Workload): Promise<Capability> {
+    const machine = this.#hypervisor.machine(workload);
+    const finding = { name: 'auto-converge', remedy: null };
+    try {
+      await mustRunHere(workload, machine);
+      const [thread = 0] = await machine.processors();
+      const how = await tryThrottle((await machine.find()) ?? 0, thread);
+      return {
+        ...finding,
+        ok: true,
+        detail: `slows its processors down by ${how} if it changes more than the link carries`,
+      };
+    } catch (error) {
+      return { ...finding, ok: false, detail: (error as Error).message, remedy: 'leave out --auto-converge' };
+    }
+  }
+
+  async throttle(workload: Workload): Promise<Throttle> {
+    const machine = this.#hypervisor.machine(workload);
+    await mustRunHere(workload, machine);
+    const processors = await machine.processors();
+    const { throttled } = machine.layout;
+    await unthrottle(throttled);
+    let throttle: MachineThrottle;
+    try {
+      throttle = await MachineThrottle.start(throttled, (await machine.find()) ?? 0, processors);
+    } catch (error) {
+      if (isDeltahopError(error)) throw error;
+      const why = `${workload.name} can not be slowed down: ${(error as Error).message}`;
+      throw new DeltahopError('DELTAHOP_E_UNSUPPORTED', why, { cause: error });
+    }
+    this.#throttles.set(workload.path, throttle);
+    return {
+      set: (share) => throttle.set(share),
+      end: async () => {
+        this.#throttles.delete(workload.path);
+        await throttle.end();
+      },
+    };
+  }
+
   round(workload: Workload, signal: AbortSignal): Promise<RoundWorkload> {
     return this.#turns.run(workload, 'round', async () => {
       const machine = this.#hypervisor.machine(workload);
@@ -232,6 +277,8 @@ export class MachineDriver implements WorkloadDriver {
       await rm(machine.savedState, { force: true });
       const barrier = await startBarrier(machine, 'freeze');
       try {
+        // A thread without its quota's time would take as long to stop.
+        await this.#throttles.get(workload.path)?.lift();
         return this.#frozen(workload, machine, barrier, await machine.freeze(signal));
       } catch (error) {
         await letRun(machine, barrier);
@@ -290,6 +337,7 @@ export class MachineDriver implements WorkloadDriver {
     const { kernel, initrd, appImage, operation } = machine.layout;
     await this.#turns.settled(workload);
     if (this.#turns.isBusy(workload)) return { released: false };
+    if (!this.#throttles.has(workload.path)) await unthrottle(machine.layout.throttled);
     const remnant = await readHold(operation);
     let released = false;
     if (remnant !== null) {

@@ -88,6 +88,10 @@ export class QemuMachine implements Machine {
     return findQemu(this.#mark);
   }
 
+  async processors(): Promise<readonly number[]> {
+    return await this.#withMonitor((qmp) => qmp.processors());
+  }
+
   async isSuspended(): Promise<boolean> {
     // By QEMU itself, when a disk was full. One whose monitor does not answer is taken to run.
     return await this.#withMonitor(async (qmp) => (await qmp.status()) !== 'running').catch(() => false);

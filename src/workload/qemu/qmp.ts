@@ -114,6 +114,11 @@ export class Qmp {
     return statusSchema.parse(await this.execute('query-status')).status;
   }
 
+  /** The threads that are the machine's processors. */
+  async processors(): Promise<number[]> {
+    return processorsSchema.parse(await this.execute('query-cpus-fast')).map((processor) => processor['thread-id']);
+  }
+
   close(): void {
     this.#socket.destroy();
   }
@@ -150,3 +155,4 @@ export class Qmp {
 
 const migrationSchema = z.looseObject({ status: z.string().optional(), 'error-desc': z.string().optional() });
 const statusSchema = z.looseObject({ status: z.string() });
+const processorsSchema = z.array(z.looseObject({ 'thread-id': z.int().positive() })).min(1);

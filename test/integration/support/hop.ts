@@ -18,9 +18,15 @@ export interface Hop {
 /** Sees each event as it comes; `interrupt` is Ctrl-C at the command. */
 export type Onlooker = (event: MigrationEvent, interrupt: () => void) => void;
 
-/** Runs a migration to its end, whatever that is. */
-export async function hop(from: TestbedNode, service: string, to: string, onEvent: Onlooker = () => {}): Promise<Hop> {
-  const child = from.spawnCli(['migrate', service, to, '--json'], { stdio: ['ignore', 'pipe', 'pipe'] });
+/** Runs a migration to its end, whatever that is. @param options More of `deltahop migrate`'s. */
+export async function hop(
+  from: TestbedNode,
+  service: string,
+  to: string,
+  onEvent: Onlooker = () => {},
+  options: readonly string[] = [],
+): Promise<Hop> {
+  const child = from.spawnCli(['migrate', service, to, '--json', ...options], { stdio: ['ignore', 'pipe', 'pipe'] });
   if (child.stdout === null || child.stderr === null) throw new Error('no pipes');
   let stderr = '';
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
@@ -67,7 +73,8 @@ export function whenPhaseIsThrough(phase: string, share: number, act: (interrupt
   );
 }
 
-function once(when: (event: MigrationEvent) => boolean, act: (interrupt: () => void) => void): Onlooker {
+/** An onlooker that acts once, at the first event that is meant. */
+export function once(when: (event: MigrationEvent) => boolean, act: (interrupt: () => void) => void): Onlooker {
   let acted = false;
   return (event, interrupt) => {
     if (acted || !when(event)) return;

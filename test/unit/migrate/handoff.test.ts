@@ -138,6 +138,8 @@ class Source {
       machine: notHere,
       admits: notHere,
       measure: notHere,
+      throttling: notHere,
+      throttle: notHere,
       round: notHere,
       freeze: notHere,
       staging: notHere,

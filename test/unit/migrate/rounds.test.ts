@@ -1,6 +1,13 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { judgeRounds, maxPausedMs, maxRounds, outlook, type RoundFigures } from '../../../src/migrate/rounds.js';
+import {
+  judgeRounds,
+  maxPausedMs,
+  maxRounds,
+  nextShare,
+  outlook,
+  type RoundFigures,
+} from '../../../src/migrate/rounds.js';
 
 /** At 6 bytes a microsecond, as a link of 50 Mbit/s has it, and 40 ms of round trips. */
 const round = (bytesSent: number, pausedMs = 200): RoundFigures => ({
@@ -53,6 +60,34 @@ test('rounds are bounded, in number and in the time that the service stands stil
     go: false,
     why: 'bound',
   });
+});
+
+test('a service that changes more than the link carries is slowed down, step by step, to a 64th', () => {
+  // All of 60 MB again in each round, which take ten seconds.
+  const endless = [round(60e6), round(60e6)];
+  assert.equal(judgeRounds(endless), { go: false, why: 'no-gain' });
+  assert.is(nextShare(endless, 1), 1 / 4);
+  assert.is(nextShare(endless, 1 / 4), 1 / 16);
+  assert.is(nextShare(endless, 1 / 16), 1 / 64);
+  assert.is(nextShare(endless, 1 / 64), null);
+});
+
+test('it is not slowed down for a final delta that is sent in no time, nor by what a first round brought', () => {
+  assert.is(nextShare([round(60e6), round(1.2e6), round(1.2e6)], 1), null);
+  assert.is(nextShare([round(60e6)], 1), null);
+  assert.is(nextShare([], 1), null);
+});
+
+test('the rounds of a slowed service go on until they are short, and it is not slowed further', () => {
+  // It changes a quarter of what the link carries: 10 s, 2.5 s, 0.6 s, 0.15 s.
+  const rounds: RoundFigures[] = [];
+  let verdict = judgeRounds(rounds);
+  for (let bytes = 60e6; verdict.go; bytes /= 4) {
+    rounds.push(round(bytes, 0));
+    verdict = judgeRounds(rounds);
+  }
+  assert.ok(rounds.length > 4, `${rounds.length} rounds`);
+  assert.is(nextShare(rounds, 1 / 16), null);
 });
 
 test('figures of nothing make no nonsense', () => {

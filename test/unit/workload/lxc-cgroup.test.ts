@@ -3,8 +3,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { Cgroup, cgroupVersion, type Hierarchy, parseHierarchies } from '../../../src/workload/lxc/cgroup.js';
-import { overlayOptions, parseMounts } from '../../../src/workload/lxc/overlay.js';
+import { cgroupVersion, type Hierarchy, parseHierarchies } from '../../../src/workload/cgroup-hierarchies.js';
+import { Cgroup } from '../../../src/workload/lxc/cgroup.js';
+import { overlayOptions } from '../../../src/workload/lxc/overlay.js';
+import { parseMounts } from '../../../src/workload/mounts.js';
 import { parseStat } from '../../../src/workload/process.js';
 
 const cgroups = suite('cgroups');
