@@ -187,7 +187,7 @@ async function hasController(base: string): Promise<boolean> {
 
 async function mustOfferController(base: string): Promise<void> {
   if ((await controllersIn(base, 'cgroup.controllers')).includes('cpu')) return;
-  throw new Error(`${base} has no controller cpu: its parent does not pass it on`);
+  throw new Error(`${base} is not given the controller cpu (a unit of systemd’s is, with CPUWeight=100)`);
 }
 
 async function controllersIn(base: string, file: string): Promise<string[]> {
