@@ -177,6 +177,8 @@ export class Trials {
     }
     const mendedAt = performance.now();
     await injected?.mend();
+    // It was slow so that the step lasted.
+    await this.#bench.testbed.link.set({ rateBps: fastBps });
     if (!(await this.#untilAnswers(runningLimitMs))) {
       throw new Error(`no copy answers ${runningLimitMs} ms after the fault: ${attempt.standing}`);
     }
