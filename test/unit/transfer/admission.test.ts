@@ -152,9 +152,13 @@ test('a slow handshake ends at the deadline, at every stage, and holds up nobody
       dripping.socket.write(whole.subarray(at, at + 1));
       at += 1;
     }, 100);
-    await stillServes(world);
-    const times = await Promise.all([...peers, dripping].map(({ ended }) => ended));
-    clearInterval(drip);
+    let times: number[];
+    try {
+      await stillServes(world);
+      times = await Promise.all([...peers, dripping].map(({ ended }) => ended));
+    } finally {
+      clearInterval(drip);
+    }
     for (const ms of times) assert.ok(ms < shortTimes.handshakeMs * 2 + 2500, `${ms} ms`);
     assert.is(dripping.messages.filter(({ type }) => type === 'helloReply').length, 0);
   }));
