@@ -7,7 +7,16 @@ import { fileURLToPath } from 'node:url';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { rejection } from '../../support/rejection.js';
-import { footprint, isAlive, type Loopback, sameData, shortTimes, until, withLoopback } from './loopback.js';
+import {
+  footprint,
+  isAlive,
+  type Loopback,
+  patientTimes,
+  sameData,
+  shortTimes,
+  until,
+  withLoopback,
+} from './loopback.js';
 
 const entry = new URL('./fake-worker.js', import.meta.url);
 const mebibyte = 1024 * 1024;
@@ -126,13 +135,13 @@ test('an idle connection whose link dies is made anew', () =>
 
 for (const side of ['clientPool', 'serverPool'] as const) {
   test(`a worker of the ${side} that is killed`, () =>
-    withLoopback({}, async (world) => {
+    withLoopback({ times: patientTimes }, async (world) => {
       const size = 8 * mebibyte;
       const source = await world.directory('source', size);
       const target = await world.directory('target');
       world.proxy.limit(8 * mebibyte);
       const ticket = world.ticket({ upper: target });
-      const impatient = await world.client(ticket, { retryMs: 0 });
+      const impatient = await world.client(ticket, { retryMs: 0, times: patientTimes });
       const failing = impatient.send('upper', source);
       failing.catch(() => {});
       await until('some of it has passed', () => world.proxy.forwardBytes > mebibyte);
@@ -145,7 +154,7 @@ for (const side of ['clientPool', 'serverPool'] as const) {
         assert.is(failed?.code, 'DELTAHOP_E_WORKER');
         assert.match(failed?.message ?? '', 'SIGKILL');
       }
-      const patient = await world.client(ticket);
+      const patient = await world.client(ticket, { times: patientTimes });
       const transfer = patient.send('upper', source);
       await until('more of it has arrived', () => world.proxy.forwardBytes > size);
       for (const pid of world[side].pids) process.kill(pid, 'SIGKILL');

@@ -22,6 +22,9 @@ export const shortTimes: SessionTimes = {
   abortMs: 800,
 };
 
+/** For what waits for no silence: a worker that starts on a busy machine is not to be taken for dead. */
+export const patientTimes: SessionTimes = { ...shortTimes, silenceMs: 60_000, handshakeMs: 10_000 };
+
 const scratchPrefix = 'deltahop-transfer-';
 
 /** Removes what killed runs of these tests have left: their directories bear the process' id. */

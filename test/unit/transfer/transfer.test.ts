@@ -7,7 +7,7 @@ import * as assert from 'uvu/assert';
 import { loadEngine } from '../../../src/engine/engine.js';
 import { isDeltahopError } from '../../../src/errors.js';
 import { rejection } from '../../support/rejection.js';
-import { isAlive, type Loopback, shortTimes, until, withLoopback } from './loopback.js';
+import { isAlive, type Loopback, patientTimes, shortTimes, until, withLoopback } from './loopback.js';
 
 const engine = loadEngine();
 const mebibyte = 1024 * 1024;
@@ -28,12 +28,14 @@ async function makeTree(world: Loopback, name: string, largeBytes: number): Prom
   return path;
 }
 
+/** Without heartbeats, which would be counted at one end before the other has. */
+const quietTimes = { ...patientTimes, pingMs: 30_000 };
+
 test('a tree arrives, then costs next to nothing, then only its change', () =>
-  // Without heartbeats, which would be counted at one end before the other has.
-  withLoopback({ times: { ...shortTimes, pingMs: 30_000, silenceMs: 60_000 } }, async (world) => {
+  withLoopback({ times: quietTimes }, async (world) => {
     const source = await makeTree(world, 'source', 3 * mebibyte);
     const target = await world.directory('target');
-    const client = await world.client(world.ticket({ upper: target }));
+    const client = await world.client(world.ticket({ upper: target }), { times: quietTimes });
     const full = await client.send('upper', source, { durable: true });
     await assertSameTrees(source, target);
     assert.ok(full.bytesSent > 3 * mebibyte && full.bytesSent < 3.2 * mebibyte, `${full.bytesSent}`);
@@ -57,10 +59,12 @@ test('a tree arrives, then costs next to nothing, then only its change', () =>
 const goodbyeBytes = 5 + '{}'.length;
 const doneBytes = 5 + '{"error":null}'.length;
 
+const timesFor = (fault: string): typeof shortTimes => (fault === 'silence' ? shortTimes : patientTimes);
+
 for (const direction of ['send', 'receive'] as const) {
   for (const fault of ['cut', 'silence', 'killed client', 'killed server'] as const) {
     test(`${direction}: after a ${fault} the transfer goes on, and nothing that arrived is sent again`, () =>
-      withLoopback({}, async (world) => {
+      withLoopback({ times: timesFor(fault) }, async (world) => {
         const size = 12 * mebibyte;
         const source = await makeTree(world, 'source', size);
         const target = await world.directory('target');
@@ -69,7 +73,7 @@ for (const direction of ['send', 'receive'] as const) {
           direction === 'send' ? 'write' : 'read',
         );
         world.proxy.limit(6 * mebibyte);
-        const client = await world.client(ticket);
+        const client = await world.client(ticket, { times: timesFor(fault) });
         const transfer = direction === 'send' ? client.send('upper', source) : client.receive('upper', target);
         transfer.catch(() => {});
         const moved = () => (direction === 'send' ? world.proxy.forwardBytes : world.proxy.backwardBytes);
