@@ -11,18 +11,27 @@ namespace deltahop {
 namespace {
 
 constexpr uint32_t kNone = UINT32_MAX;
+// No basis has so many pages.
+constexpr uint32_t kVoted = uint32_t{1} << 31;
 constexpr unsigned kPageShift = 12;
 constexpr unsigned kEighthShift = 9;
 constexpr unsigned kPartShift = 6;
 constexpr size_t kEighthBytes = 1 << kEighthShift;
 constexpr size_t kPartBytes = 1 << kPartShift;
 constexpr size_t kPagesPerSum = kSumSegmentBytes / kPageBytes;
+constexpr size_t kPagesPerSegment = kContentSegmentBytes / kPageBytes;
 constexpr size_t kSumsPerSegment = kContentSegmentBytes / kSumSegmentBytes;
 // Where only one place is compared, a wrong guess is rare; but it costs another look at the whole file. Two bytes are
 // enough for what has few parts to compare: a quarter of a wrong guess at the most.
 constexpr unsigned kFewPartsSumBytes = 2;
 constexpr unsigned kPartsSumBytes = 3;
 constexpr uint64_t kFewPartsBytes = 1 << 20;
+// The eighth by which pages that moved and changed are known again.
+constexpr unsigned kVotingEighth = 5;
+// Farther from what was found, its shift says little; and so many pages must lie there.
+constexpr uint64_t kFarPages = 16;
+constexpr uint64_t kMinLostPages = 128;
+constexpr uint64_t kFreePagesForLost = 16;
 // Bits of a page's sum above those that tell all pages apart.
 constexpr unsigned kSpareBits = 8;
 // Small windows first, so that what is not worth asking shows soon; then enough for a long way and a fast link.
@@ -55,6 +64,8 @@ bool PageInquiry::Odds::isUndecided() const {
 
 PageInquiry::PageInquiry(PageFile target, uint64_t basisBytes, bool exact, const Key& key, Buffers& buffers)
     : target_(std::move(target)), basisBytes_(basisBytes), exact_(exact), key_(key), buffers_(buffers) {
+  const Bytes zeros(kPageBytes);
+  blake3KeyedBlocks(key_, zeros.data(), zeros.size(), 1, &zeroPageSum_);
   const uint64_t oldSegments = (basisBytes + kSumSegmentBytes - 1) / kSumSegmentBytes;
   awaited_.push_back({Awaited::Kind::kSegments, oldSegments * kMaxSumBytes, 0});
 }
@@ -95,17 +106,25 @@ Status PageInquiry::answered(const Awaited& awaited, const Progress& onProgress)
       DH_CHECK(survey(onProgress));
       partSumBytes_ = openBytes_ <= kFewPartsBytes ? kFewPartsSumBytes : kPartsSumBytes;
       if (askForPages()) return {};
-      indexed_ = true;
-      return openWindows();
+      findPages();
+      openWindows();
+      return {};
     case Awaited::Kind::kPages:
       pageSums_ = std::exchange(sums_, {});
       indexPages();
-      return openWindows();
+      findPages();
+      if (!askForVotes()) openWindows();
+      return {};
+    case Awaited::Kind::kVotes:
+      DH_CHECK(takeVotes());
+      openWindows();
+      return {};
     case Awaited::Kind::kWindow: {
       Window& window = windows_[awaited.window - firstWindow_];
       if (window.stage == Window::Stage::kParts) return judgeParts(window);
       DH_CHECK(judgeEighths(window, awaited.window));
-      return openWindows();
+      openWindows();
+      return {};
     }
   }
   return {};
@@ -164,7 +183,18 @@ Status PageInquiry::surveySegment(uint64_t segment) {
     }
   }
   settled_[segment] = settled;
-  if (settled) digests_[segment] = blake3(bytes);
+  if (settled) {
+    digests_[segment] = blake3(bytes);
+    return {};
+  }
+  const size_t pages = bytes.size() / kPageBytes;
+  const size_t before = sumsOfPages_.size();
+  sumsOfPages_.resize(before + pages);
+  blake3KeyedBlocks(key_, bytes.data(), kPageBytes, pages, sumsOfPages_.data() + before);
+  const ByteSpan rest = bytes.subspan(pages * kPageBytes);
+  if (!rest.empty() && equal_[(offset + bytes.size() - 1) / kSumSegmentBytes]) {
+    blake3KeyedBlocks(key_, rest.data(), rest.size(), 1, &restSum_.emplace());
+  }
   return {};
 }
 
@@ -195,21 +225,135 @@ bool PageInquiry::askForPages() {
 }
 
 void PageInquiry::indexPages() {
-  indexed_ = true;
   const uint64_t pages = pageSums_.size() / pageSumBytes_;
-  used_.resize(oldPages());
   index_ = PageIndex(pages);
-  uint64_t zeroSum = 0;
-  const std::array<uint8_t, kPageBytes> zeros{};
-  blake3KeyedBlocks(key_, zeros.data(), zeros.size(), 1, &zeroSum);
+  repeated_.resize(oldPages());
   for (uint64_t i = 0; i < pages; ++i) {
     const uint64_t sum = sumAt(pageSums_.data() + i * pageSumBytes_, pageSumBytes_);
-    if (sum == firstBytes(zeroSum, pageSumBytes_)) continue;
-    index_.add(mixed(sum), static_cast<uint32_t>(summedSegments_[i / kPagesPerSum] * kPagesPerSum + i % kPagesPerSum));
+    if (sum == firstBytes(zeroPageSum_, pageSumBytes_)) continue;
+    const auto page = static_cast<uint32_t>(summedSegments_[i / kPagesPerSum] * kPagesPerSum + i % kPagesPerSum);
+    const uint32_t first = index_.find(mixed(sum));
+    if (first == PageIndex::kNone) {
+      index_.add(mixed(sum), page);
+    } else {
+      repeated_[first] = repeated_[page] = true;
+    }
   }
 }
 
-Status PageInquiry::openWindows() {
+// Calls visit(number of the page, its place in sumsOfPages_).
+template <typename Visit>
+Status PageInquiry::forEachOpenPage(Visit visit) const {
+  uint64_t place = 0;
+  for (uint64_t segment = 0; segment < segments(); ++segment) {
+    if (settled_[segment]) continue;
+    const uint64_t first = segment * kPagesPerSegment;
+    const uint64_t pages = std::min<uint64_t>(kPagesPerSegment, target_.bytes() / kPageBytes - first);
+    for (uint64_t i = 0; i < pages; ++i) DH_CHECK(visit(first + i, place++));
+  }
+  return {};
+}
+
+void PageInquiry::findPages() {
+  used_.resize(oldPages());
+  found_.assign(sumsOfPages_.size(), kNone);
+  uint64_t next = 0;
+  uint64_t shift = 0;
+  (void)forEachOpenPage([&](uint64_t number, uint64_t place) -> Status {
+    if (number != next) shift = 0;
+    next = number + 1;
+    const bool isEqual = equal_[number / kPagesPerSum];
+    if (!isEqual && sumsOfPages_[place] == zeroPageSum_) return {};
+    const uint64_t old = isEqual ? number : findPage(number, sumsOfPages_[place], shift);
+    if (old == kNone) return {};
+    found_[place] = static_cast<uint32_t>(old);
+    used_[old] = true;
+    if (isTelling(old)) shift = old - number;
+    return {};
+  });
+}
+
+// Where it was, after the one before, or anywhere.
+uint64_t PageInquiry::findPage(uint64_t number, uint64_t sum, uint64_t shift) const {
+  if (isOldPage(number, sum)) return number;
+  if (isOldPage(number + shift, sum)) return number + shift;
+  const uint64_t old = index_.find(mixed(firstBytes(sum, pageSumBytes_)));
+  return isOldPage(old, sum) ? old : kNone;
+}
+
+// Whether its place says where its neighbours come from: one of many alike may be any of them.
+bool PageInquiry::isTelling(uint64_t old) const {
+  return repeated_.empty() || !repeated_[old];
+}
+
+// Where nothing near the pages that have changed says from where they have moved, they are looked for by one eighth of
+// the pages of the basis that nothing was found to be.
+bool PageInquiry::askForVotes() {
+  if (exact_) return false;
+  uint64_t lost = 0;
+  uint64_t far = 0;
+  uint64_t next = 0;
+  uint64_t unfound = 0;
+  (void)forEachOpenPage([&](uint64_t number, uint64_t place) -> Status {
+    const uint32_t found = found_[place];
+    const bool isTold = number != next || (found != kNone && isTelling(found));
+    far = isTold ? 0 : far + 1;
+    next = number + 1;
+    if (found != kNone || sumsOfPages_[place] == zeroPageSum_) return {};
+    ++unfound;
+    if (far > kFarPages) ++lost;
+    return {};
+  });
+  SumQuery query{kEighthShift, 0, {}};
+  for (uint64_t old = 0; lost >= kMinLostPages && old < oldPages(); ++old) {
+    if (isFree(static_cast<int64_t>(old))) query.add(old * 8 + kVotingEighth);
+  }
+  if (query.runs.empty() || lost < query.blocks() / kFreePagesForLost) return false;
+  const auto bits = static_cast<unsigned>(std::bit_width(query.blocks()) + std::bit_width(unfound));
+  query.sumBytes = voteSumBytes_ = std::clamp<unsigned>((bits + 7) / 8, kMinSumBytes, kMaxSumBytes);
+  ask(std::move(query), Awaited::Kind::kVotes, 0);
+  return true;
+}
+
+Status PageInquiry::takeVotes() {
+  std::vector<uint32_t> asked;
+  for (uint64_t old = 0; old < oldPages(); ++old) {
+    if (isFree(static_cast<int64_t>(old))) asked.push_back(static_cast<uint32_t>(old));
+  }
+  const auto sumOf = [&](size_t i) { return sumAt(sums_.data() + i * voteSumBytes_, voteSumBytes_); };
+  std::array<uint8_t, kEighthBytes> eighth{};
+  uint64_t zeroSum = 0;
+  blake3KeyedBlocks(key_, eighth.data(), kEighthBytes, 1, &zeroSum);
+  PageIndex index(asked.size());
+  for (size_t i = 0; i < asked.size(); ++i) {
+    if (sumOf(i) != firstBytes(zeroSum, voteSumBytes_)) index.add(mixed(sumOf(i)), static_cast<uint32_t>(i));
+  }
+  uint64_t next = 0;
+  uint64_t shift = 0;
+  return forEachOpenPage([&](uint64_t number, uint64_t place) -> Status {
+    if (number != next) shift = 0;
+    next = number + 1;
+    uint32_t& found = found_[place];
+    if (found != kNone && isTelling(found)) shift = found - number;
+    if (found != kNone || sumsOfPages_[place] == zeroPageSum_) return {};
+    DH_TRY(const bool isHole, target_.readRange(number * kPageBytes + kVotingEighth * kEighthBytes, eighth));
+    if (!isHole) statistics_.readBytes += kEighthBytes;
+    uint64_t sum = 0;
+    blake3KeyedBlocks(key_, eighth.data(), kEighthBytes, 1, &sum);
+    sum = firstBytes(sum, voteSumBytes_);
+    // After the one before if that is as good.
+    const auto near = std::lower_bound(asked.begin(), asked.end(), number + shift);
+    auto at = static_cast<uint32_t>(near - asked.begin());
+    if (near == asked.end() || *near != number + shift || sumOf(at) != sum) at = index.find(mixed(sum));
+    if (at == PageIndex::kNone || sumOf(at) != sum) return {};
+    shift = asked[at] - number;
+    found = asked[at] | kVoted;
+    return {};
+  });
+}
+
+void PageInquiry::openWindows() {
+  indexed_ = true;
   while (windows_.size() < kMaxWindows && nextSegment_ < segments() && !pairs_.isUndecided()) {
     windowSegments_ = std::clamp<uint64_t>(2 * windowSegments_, 1, kMaxWindowSegments);
     const uint64_t number = firstWindow_ + windows_.size();
@@ -220,62 +364,39 @@ Status PageInquiry::openWindows() {
       if (!settled_[nextSegment_++]) ++open;
     }
     window.end = nextSegment_;
-    DH_CHECK(classify(window));
+    classify(window);
     if (window.asked.empty()) continue;
     SumQuery query{kEighthShift, partSumBytes_, {}};
     for (const uint32_t at : window.asked) query.add(uint64_t{window.pages[at].old} * 8, 8);
     window.stage = Window::Stage::kEighths;
     ask(std::move(query), Awaited::Kind::kWindow, number);
   }
-  return {};
 }
 
-Status PageInquiry::classify(Window& window) {
+void PageInquiry::classify(Window& window) {
   const int64_t shiftBefore = shift_;
   for (uint64_t segment = window.begin; segment < window.end; ++segment) {
     if (settled_[segment]) {
       shift_ = 0;
-    } else {
-      DH_CHECK(classifySegment(window, segment));
+      continue;
+    }
+    const uint64_t first = segment * kPagesPerSegment;
+    const uint64_t pages = std::min<uint64_t>(kPagesPerSegment, target_.bytes() / kPageBytes - first);
+    for (uint64_t i = 0; i < pages; ++i, ++openedPages_) {
+      Page& page = window.pages.emplace_back();
+      page.number = static_cast<uint32_t>(first + i);
+      page.sum = sumsOfPages_[openedPages_];
+      const uint32_t found = found_[openedPages_];
+      if (found == kNone) {
+        if (page.sum == zeroPageSum_) page.kind = Page::Kind::kZero;
+        continue;
+      }
+      page.kind = (found & kVoted) != 0 ? Page::Kind::kPaired : Page::Kind::kSame;
+      page.old = found & ~kVoted;
+      if (isTelling(page.old)) shift_ = page.shift();
     }
   }
   if (!exact_ && !summedSegments_.empty()) pair(window, shiftBefore);
-  return {};
-}
-
-Status PageInquiry::classifySegment(Window& window, uint64_t segment) {
-  DH_TRY(const ByteSpan bytes, readSegment(segment));
-  const uint64_t offset = segment * kContentSegmentBytes;
-  const size_t pages = bytes.size() / kPageBytes;
-  buffers_.hashes.resize(pages);
-  blake3KeyedBlocks(key_, bytes.data(), kPageBytes, pages, buffers_.hashes.data());
-  for (size_t at = 0; at < bytes.size(); at += kSumSegmentBytes) {
-    const uint64_t number = (offset + at) / kSumSegmentBytes;
-    const ByteSpan part = bytes.subspan(at, std::min<size_t>(kSumSegmentBytes, bytes.size() - at));
-    bool equal = equal_[number];
-    if (equal) {  // unless it was written since
-      uint64_t sum = 0;
-      blake3KeyedBlocks(key_, part.data(), part.size(), 1, &sum);
-      equal = sum == oldSegments_[number];
-    }
-    const size_t rest = part.size() % kPageBytes;
-    if (equal && rest > 0) blake3KeyedBlocks(key_, part.data() + part.size() - rest, rest, 1, &window.rest.emplace());
-    for (size_t i = at / kPageBytes; i < (at + part.size()) / kPageBytes; ++i) {
-      Page& page = window.pages.emplace_back();
-      page.number = static_cast<uint32_t>(offset / kPageBytes + i);
-      page.sum = buffers_.hashes[i];
-      if (equal) {
-        page.kind = Page::Kind::kSame;
-        page.old = page.number;
-      } else if (isZero(bytes.subspan(i * kPageBytes, kPageBytes))) {
-        page.kind = Page::Kind::kZero;
-      } else {
-        findPage(page);
-      }
-      if (page.kind == Page::Kind::kSame) shift_ = int64_t{page.old} - int64_t{page.number};
-    }
-  }
-  return {};
 }
 
 bool PageInquiry::isOldPage(uint64_t old, uint64_t sum) const {
@@ -284,17 +405,6 @@ bool PageInquiry::isOldPage(uint64_t old, uint64_t sum) const {
   if (place == kNone) return false;
   const uint64_t at = uint64_t{place} * kPagesPerSum + old % kPagesPerSum;
   return sumAt(pageSums_.data() + at * pageSumBytes_, pageSumBytes_) == firstBytes(sum, pageSumBytes_);
-}
-
-// Where it was, after the one before, or anywhere.
-void PageInquiry::findPage(Page& page) {
-  uint64_t old = page.number;
-  if (!isOldPage(old, page.sum)) old = static_cast<uint64_t>(int64_t{page.number} + shift_);
-  if (!isOldPage(old, page.sum)) old = index_.find(mixed(firstBytes(page.sum, pageSumBytes_)));
-  if (!isOldPage(old, page.sum)) return;
-  page.kind = Page::Kind::kSame;
-  page.old = static_cast<uint32_t>(old);
-  used_[old] = true;
 }
 
 // A page of the basis that may well have become another.
@@ -310,14 +420,18 @@ void PageInquiry::pair(Window& window, int64_t shiftBefore) {
   int64_t shift = shift_;
   for (size_t i = pages.size(); i-- > 0;) {
     if (i + 1 < pages.size() && pages[i + 1].number != pages[i].number + 1) shift = 0;
-    if (pages[i].kind == Page::Kind::kSame) shift = int64_t{pages[i].old} - int64_t{pages[i].number};
+    if (pages[i].isFound() && isTelling(pages[i].old)) shift = pages[i].shift();
     shiftAfter[i] = shift;
   }
   shift = shiftBefore;
   for (size_t i = 0; i < pages.size(); ++i) {
     Page& page = pages[i];
     if (i > 0 && pages[i - 1].number + 1 != page.number) shift = 0;
-    if (page.kind == Page::Kind::kSame) shift = int64_t{page.old} - int64_t{page.number};
+    if (page.isFound() && isTelling(page.old)) shift = page.shift();
+    if (page.kind == Page::Kind::kPaired) {
+      page.open = 0xff;
+      window.asked.push_back(static_cast<uint32_t>(i));
+    }
     if (page.kind != Page::Kind::kFresh) continue;
     for (const int64_t candidate : {shift, shiftAfter[i], int64_t{0}}) {
       const int64_t old = int64_t{page.number} + candidate;
@@ -406,7 +520,7 @@ Status PageInquiry::tell(DeltaSink& sink, const Progress& onProgress) {
     }
     windows_.pop_front();
     ++firstWindow_;
-    DH_CHECK(openWindows());
+    openWindows();
   }
   return {};
 }
@@ -431,7 +545,7 @@ Status PageInquiry::tellWindow(const Window& window, DeltaSink& sink) {
     if (rest.empty()) continue;
     uint64_t sum = 0;
     blake3KeyedBlocks(key_, rest.data(), rest.size(), 1, &sum);
-    if (window.rest == sum) {
+    if (restSum_ == sum) {
       statistics_.matchedBytes += rest.size();
       DH_CHECK(sink.copy(segment * kContentSegmentBytes + pages * kPageBytes, rest.size()));
     } else {

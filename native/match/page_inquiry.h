@@ -27,7 +27,8 @@ struct InquiryStatistics {
 };
 
 /// One target. Memory: 8 bytes for each 256 KiB of both files, up to 8 + 21 bytes for each page of the basis of which
-/// the 256 KiB are not where they were, and 1 MiB for the windows that are being asked about.
+/// the 256 KiB are not where they were, 12 for each page of the target of which the MiB is not, and 1 MiB for the
+/// windows that are being asked about.
 class PageInquiry {
  public:
   /// What is read of the target at a time; may be shared by inquiries of one thread.
@@ -65,6 +66,9 @@ class PageInquiry {
     uint32_t old = 0;    // number of the page of the basis
     uint64_t sum = 0;    // of the page as it was looked at: one that is another when it is told is sent
     uint64_t equal = 0;  // which 64ths are the old page's
+
+    bool isFound() const { return kind == Kind::kSame || kind == Kind::kPaired; }
+    int64_t shift() const { return int64_t{old} - int64_t{number}; }
   };
   // Pages that are asked about together.
   struct Window {
@@ -74,11 +78,10 @@ class PageInquiry {
     uint64_t end = 0;
     std::vector<Page> pages;  // of the segments that are not settled
     std::vector<uint32_t> asked;
-    std::optional<uint64_t> rest;  // sum of what is no whole page, if it is where it was
   };
   // An answer that is awaited.
   struct Awaited {
-    enum class Kind : uint8_t { kSegments, kPages, kWindow };
+    enum class Kind : uint8_t { kSegments, kPages, kVotes, kWindow };
     Kind kind = Kind::kSegments;
     uint64_t bytes = 0;
     uint64_t window = 0;  // its number
@@ -102,12 +105,17 @@ class PageInquiry {
   Status surveySegment(uint64_t segment);
   bool askForPages();
   void indexPages();
-  Status openWindows();
-  Status classify(Window& window);
-  Status classifySegment(Window& window, uint64_t segment);
-  void findPage(Page& page);
+  void findPages();
+  uint64_t findPage(uint64_t number, uint64_t sum, uint64_t shift) const;
   bool isOldPage(uint64_t old, uint64_t sum) const;
   bool isFree(int64_t old) const;
+  template <typename Visit>
+  Status forEachOpenPage(Visit visit) const;
+  bool isTelling(uint64_t old) const;
+  bool askForVotes();
+  Status takeVotes();
+  void openWindows();
+  void classify(Window& window);
   void pair(Window& window, int64_t shiftBefore);
   Status judgeEighths(Window& window, uint64_t number);
   Status judgeParts(Window& window);
@@ -132,7 +140,10 @@ class PageInquiry {
   std::vector<bool> zero_;             // or all zeros
   std::vector<bool> settled_;          // content segments that consist of those
   std::vector<Digest> digests_;        // of the settled ones
+  std::vector<uint64_t> sumsOfPages_;  // of the others', one after the other
+  std::optional<uint64_t> restSum_;    // of what is no whole page, if it is where it was
   uint64_t openBytes_ = 0;             // of segments that are neither
+  uint64_t zeroPageSum_ = 0;
 
   bool indexed_ = false;
   unsigned pageSumBytes_ = kMaxSumBytes;
@@ -141,7 +152,11 @@ class PageInquiry {
   std::vector<uint32_t> summedSegments_;  // in which segments of the basis they lie
   std::vector<uint32_t> sumsOfSegment_;   // by segment: its place in there
   PageIndex index_;
-  std::vector<bool> used_;  // pages of the basis that were found
+  std::vector<bool> used_;      // pages of the basis that were found
+  std::vector<bool> repeated_;  // pages of the basis of which there are more
+  unsigned voteSumBytes_ = kMaxSumBytes;
+  std::vector<uint32_t> found_;  // by page as in sumsOfPages_: that of the basis, with kVoted if a part of it says so
+  uint64_t openedPages_ = 0;     // how many of them are in windows that were opened
 
   std::deque<Window> windows_;
   uint64_t firstWindow_ = 0;  // number of the first of them
