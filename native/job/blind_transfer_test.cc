@@ -286,6 +286,38 @@ TEST_CASE_FIXTURE(BlindFixture, "version 2 is spoken where a peer knows no other
   requireSameTree(from, to);
 }
 
+TEST_CASE_FIXTURE(BlindFixture, "rolling sums are asked of a receiver of version 5 alone") {
+  TestRandom random(10);
+  const Bytes old = random.bytes(kPages * kPageBytes);
+  Bytes content = old;
+  for (size_t page = 0; page < 800; ++page) content[page * kPageBytes] ^= 1;
+  content.push_back(7);
+  content.insert(content.end(), old.begin(), old.begin() + 800 * kPageBytes);
+  content.resize(content.size() / kPageBytes * kPageBytes);
+  for (const uint8_t version : {uint8_t{4}, uint8_t{5}}) {
+    CAPTURE(version);
+    writeTestFile(to + "/image", old);
+    setMtime(to + "/image", 1, 0);
+    writeTestFile(from + "/image", content);
+    uint64_t rolling = 0;
+    PipeOptions down;
+    down.tamper = watch([&](Message type, std::span<uint8_t> payload) {
+      if (type == Message::kSumsWanted) rolling += (payload[2] & kRollingSums) != 0;
+    });
+    PipeOptions up;
+    up.tamper = watch([&](Message type, std::span<uint8_t> payload) {
+      if (type == Message::kReceiverHello) payload[6] = version;
+    });
+    TransferRun run(send(), receive(), down, up);
+    DH_REQUIRE_OK(run.sender.outcome());
+    DH_REQUIRE_OK(run.receiver.outcome());
+    requireSameTree(from, to);
+    CHECK(rolling == (version == 5 ? 2 : 0));
+    CHECK(run.sender.statistic("literalBytes") < (version == 5 ? 300'000 : 4'000'000));
+    CHECK(run.sender.statistic("literalBytes") > (version == 5 ? 0 : 3'000'000));
+  }
+}
+
 TEST_CASE_FIXTURE(BlindFixture, "files that are new are compressed with each other in view, whatever their size") {
   TestRandom random(9);
   Bytes text;

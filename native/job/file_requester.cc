@@ -244,7 +244,7 @@ Status FileRequester::sendSums(uint32_t index, PageSums& sums, const SumQuery& q
     for (uint64_t done = 0; done < run.count;) {
       const BlockRun part{run.first + done, std::min(run.count - done, kMaxSumsAtOnce)};
       const size_t before = gathered.size();
-      const Status made = sums.append(gathered, query.blockShift, query.sumBytes, part);
+      const Status made = sums.append(gathered, query.blockShift, query.sumBytes, part, query.isRolling);
       // A basis is only a help. What cannot be read any more has sums that fit nothing; if one does, it is repaired.
       if (!made.ok()) gathered.resize(before);
       gathered.resize(before + part.count * query.sumBytes);

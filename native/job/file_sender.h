@@ -58,6 +58,8 @@ class FileSender {
   Status answerOffer(uint32_t index, ByteSpan offered, const Key& key);
   /// True if the receiver is known to understand that a file is the same as that of a shared basis.
   bool maySaySame() const { return version_ >= kSharedSameVersion; }
+  /// True if the receiver is known to make rolling sums.
+  bool mayAskForRollingSums() const { return version_ >= kRollingSumsVersion; }
   /// That a file is what the receiver has: this is the digest of that. These are gathered as small ones are.
   Status sendSame(uint32_t index, const Digest& digest);
   /// Sends the small files gathered so far.

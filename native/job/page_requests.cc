@@ -15,14 +15,20 @@ struct Header {
   uint64_t index = 0;
   unsigned blockShift = 0;
   unsigned sumBytes = 0;
+  bool isRolling = false;
+
+  SumQuery query() const { return {blockShift, sumBytes, {}, isRolling}; }
 };
 
 Result<Header> readHeader(Reader& reader) {
   Header header;
   DH_TRY(header.index, reader.varint(UINT32_MAX));
   DH_TRY(header.blockShift, reader.u8());
-  DH_TRY(header.sumBytes, reader.u8());
-  if (header.blockShift < kMinQueryShift || header.blockShift > kSumSegmentShift || header.sumBytes < kMinSumBytes ||
+  DH_TRY(const uint8_t kind, reader.u8());
+  header.isRolling = (kind & kRollingSums) != 0;
+  header.sumBytes = kind & ~unsigned{kRollingSums};
+  const unsigned least = header.isRolling ? kWeakSumBytes + 1 : kMinSumBytes;
+  if (header.blockShift < kMinQueryShift || header.blockShift > kSumSegmentShift || header.sumBytes < least ||
       header.sumBytes > kMaxSumBytes) {
     return Error{Code::kUnsupported, "sums of an unknown kind", 0};
   }
@@ -43,7 +49,7 @@ Status PageRequests::ask(ByteSpan payload) {
   const std::lock_guard lock(mutex_);
   const auto file = files_.find(static_cast<uint32_t>(header.index));
   if (file == files_.end() || closed_) return Error{Code::kProtocol, "a question about no request", 0};
-  SumQuery query{header.blockShift, header.sumBytes, {}};
+  SumQuery query = header.query();
   DH_CHECK(decodeRuns(runs, file->second.basisBytes, file->second.budgetBytes >> header.blockShift, query));
   file->second.budgetBytes -= query.readBytes();
   waitingBytes_ += payload.size();
@@ -70,7 +76,7 @@ std::optional<PageRequests::Question> PageRequests::next(bool wait) {
   // It was found good when it came.
   Reader reader(payload);
   const Header header = readHeader(reader).value();
-  Question question{static_cast<uint32_t>(header.index), {header.blockShift, header.sumBytes, {}}};
+  Question question{static_cast<uint32_t>(header.index), header.query()};
   const auto runs = unpackers_[1].unpack(reader);
   if (!runs.ok() || !decodeRuns(runs.value(), basisBytes, UINT64_MAX, question.query).ok()) return std::nullopt;
   return question;

@@ -53,7 +53,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     if (!question.has_value() || question->index != 3) std::abort();
     Bytes answer;
     for (const BlockRun& run : question->query.runs) {
-      if (!sums.append(answer, question->query.blockShift, question->query.sumBytes, run).ok()) std::abort();
+      if (!sums.append(answer, question->query.blockShift, question->query.sumBytes, run, question->query.isRolling)
+               .ok())
+        std::abort();
     }
     if (answer.size() != question->query.answerBytes()) std::abort();
     readBytes += question->query.readBytes();

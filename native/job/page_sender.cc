@@ -76,8 +76,9 @@ Status PageSender::begin(Wanted& wanted) {
   if (target.ok() && target.value().bytes() > kMaxPagedBytes) target = Error{Code::kChanged, "became too large", 0};
   if (!target.ok()) return fail(wanted, std::move(target).error());
   // The receiver answers questions in proportion to the file that it was told of.
-  const bool exact = wanted.exact || wanted.source.bytes() > around_.tree.fileBytes(wanted.index);
-  wanted.inquiry = std::make_unique<PageInquiry>(std::move(target).value(), wanted.basisBytes, exact, key_, buffers_);
+  const PageInquiry::Ways how{.exact = wanted.exact || wanted.source.bytes() > around_.tree.fileBytes(wanted.index),
+                              .rolling = files_.mayAskForRollingSums()};
+  wanted.inquiry = std::make_unique<PageInquiry>(std::move(target).value(), wanted.basisBytes, how, key_, buffers_);
   const Bytes early = std::exchange(wanted.early, {});
   return feed(wanted, early);
 }
@@ -95,7 +96,7 @@ Status PageSender::ask(Wanted& wanted) {
     Writer writer(payload);
     writer.varint(wanted.index);
     writer.u8(static_cast<uint8_t>(query->blockShift));
-    writer.u8(static_cast<uint8_t>(query->sumBytes));
+    writer.u8(static_cast<uint8_t>(query->sumBytes | (query->isRolling ? kRollingSums : 0)));
     DH_CHECK(packer_.pack(payload, encodeRuns(*query)));
     DH_CHECK(around_.out.send(Message::kSumsWanted, payload));
   }

@@ -15,7 +15,7 @@ struct ZSTD_DCtx_s;
 namespace deltahop {
 
 inline constexpr uint32_t kTransferMagic = 0x54484C44;  // "DLHT"
-inline constexpr uint16_t kTransferVersion = 4;
+inline constexpr uint16_t kTransferVersion = 5;
 inline constexpr uint16_t kOldestTransferVersion = 2;
 /// From this version on the sender says which offers were wrong, and their files are asked for again.
 inline constexpr uint16_t kDiffersVersion = 3;
@@ -23,6 +23,9 @@ inline constexpr uint16_t kDiffersVersion = 3;
 inline constexpr uint16_t kLiteralStreamVersion = 3;
 /// From this version on files may be the same as those of a shared basis.
 inline constexpr uint16_t kSharedSameVersion = 4;
+
+/// From this version on a sender may ask for rolling sums of a basis.
+inline constexpr uint16_t kRollingSumsVersion = 5;
 
 /// Frame types. The sender's are below 16 or from 32 on, the receiver's from 16, kError is everybody's.
 enum class Message : uint8_t {
@@ -73,6 +76,8 @@ inline constexpr uint8_t kTreeShared = 1 << 1;  // the digest of a basis follows
 inline constexpr uint8_t kFileChanged = 1 << 0;  // changed while it was read: what came may be of two times
 // Bits of kPagesWanted.
 inline constexpr uint8_t kPagesExact = 1 << 0;  // what came before was wrong: no guesses this time
+// Bits of the width in kSumsWanted.
+inline constexpr uint8_t kRollingSums = 1 << 7;
 // Bits of kSignature.
 inline constexpr uint8_t kSignatureLast = 1 << 0;
 

@@ -129,13 +129,13 @@ int64_t SignatureIndex::entryOfBlock(uint64_t block) const {
   return place - blocks.begin();
 }
 
-Matcher::Matcher(const SignatureIndex& index, DeltaSink& sink)
+Matcher::Matcher(const SignatureIndex& index, DeltaSink& sink, bool everyOffset)
     : index_(index),
       signature_(index.signature()),
       sink_(sink),
       blockBytes_(signature_.blocks.empty() ? kMinZeroRunWithoutBasis : signature_.blockBytes),
       minZeroRun_(std::min(blockBytes_, kMaxMinZeroRun)),
-      maxStrideBlocks_(std::clamp<size_t>(kMaxHeldBytes / blockBytes_, 1, kMaxStrideBlocks)),
+      maxStrideBlocks_(everyOffset ? 1 : std::clamp<size_t>(kMaxHeldBytes / blockBytes_, 1, kMaxStrideBlocks)),
       capacity_(2 * blockBytes_ + kReadAheadBytes + (maxStrideBlocks_ - 1) * blockBytes_),
       buffer_(std::make_unique_for_overwrite<uint8_t[]>(capacity_)),
       nextEntry_(index.entryOfBlock(0)),

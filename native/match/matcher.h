@@ -110,7 +110,8 @@ class SignatureIndex {
 class Matcher {
  public:
   /// Both must outlive the matcher. The index knows an entry, or is whole.
-  Matcher(const SignatureIndex& index, DeltaSink& sink);
+  /// With `everyOffset` all are looked at, whatever that costs: for what is likely to match in single blocks.
+  Matcher(const SignatureIndex& index, DeltaSink& sink, bool everyOffset = false);
 
   /// Free room of the input buffer (never empty): read the target's next bytes into it, then call advance().
   std::span<uint8_t> room();

@@ -13,6 +13,7 @@ namespace {
 constexpr uint32_t kNone = UINT32_MAX;
 // No basis has so many pages.
 constexpr uint32_t kVoted = uint32_t{1} << 31;
+constexpr uint32_t kInPieces = kNone - 1;
 constexpr unsigned kPageShift = 12;
 constexpr unsigned kEighthShift = 9;
 constexpr unsigned kPartShift = 6;
@@ -31,7 +32,28 @@ constexpr unsigned kVotingEighth = 5;
 // Farther from what was found, its shift says little; and so many pages must lie there.
 constexpr uint64_t kFarPages = 16;
 constexpr uint64_t kMinLostPages = 128;
+// Where so many pages are lost, one found among several does not count; had they changed here and there, most would be.
+constexpr uint64_t kLostRun = 12;
+constexpr uint64_t kFoundForLost = 4;
 constexpr uint64_t kFreePagesForLost = 16;
+// Of more free pages than that, so many are asked about first and looked for in some of the target; so many of a
+// hundred must be found.
+constexpr uint64_t kMaxUnsampledVotes = 1 << 15;
+constexpr uint64_t kSampledVotes = 1024;
+constexpr uint64_t kVotingPagesOneIn = 8;
+constexpr uint64_t kLeastVoted = 3;
+// What is copied about in memory lies at any offset, and few hundred bytes together.
+constexpr unsigned kRollingShift = 8;
+constexpr uint64_t kMaxRollingBlocks = 1 << 20;
+constexpr uint64_t kMinSearchedPages = 128;
+constexpr uint64_t kMaxSearchedPages = 1 << 16;
+// First so many pages of the basis are looked for in some of the target.
+constexpr uint64_t kMaxSampledPages = 4096;
+constexpr uint64_t kSamplePages = 128;
+// What must be found, in hundredths: at least, and for as many pages of the basis as of the target.
+constexpr uint64_t kLeastFound = 5;
+constexpr uint64_t kFoundForFree = 9;
+constexpr size_t kLeastInPieces = kPageBytes / 4;
 // Bits of a page's sum above those that tell all pages apart.
 constexpr unsigned kSpareBits = 8;
 // Small windows first, so that what is not worth asking shows soon; then enough for a long way and a fast link.
@@ -62,8 +84,8 @@ bool PageInquiry::Odds::isUndecided() const {
   return looks < kSampleLooks && asks >= kSampleLooks;
 }
 
-PageInquiry::PageInquiry(PageFile target, uint64_t basisBytes, bool exact, const Key& key, Buffers& buffers)
-    : target_(std::move(target)), basisBytes_(basisBytes), exact_(exact), key_(key), buffers_(buffers) {
+PageInquiry::PageInquiry(PageFile target, uint64_t basisBytes, Ways ways, const Key& key, Buffers& buffers)
+    : target_(std::move(target)), basisBytes_(basisBytes), ways_(ways), key_(key), buffers_(buffers) {
   const Bytes zeros(kPageBytes);
   blake3KeyedBlocks(key_, zeros.data(), zeros.size(), 1, &zeroPageSum_);
   const uint64_t oldSegments = (basisBytes + kSumSegmentBytes - 1) / kSumSegmentBytes;
@@ -115,8 +137,23 @@ Status PageInquiry::answered(const Awaited& awaited, const Progress& onProgress)
       findPages();
       if (!askForVotes()) openWindows();
       return {};
+    case Awaited::Kind::kVoteSample: {
+      DH_TRY(const uint64_t votes, takeVotes(kVotingPagesOneIn));
+      const bool isWorth = votes * kVotingPagesOneIn * votingOneIn_ * 100 >= kLeastVoted * farPages_;
+      if (!isWorth || !askForEighths(1, Awaited::Kind::kVotes)) openWindows();
+      return {};
+    }
     case Awaited::Kind::kVotes:
-      DH_CHECK(takeVotes());
+      DH_CHECK(takeVotes(1));
+      if (!askForSample()) openWindows();
+      return {};
+    case Awaited::Kind::kSample: {
+      DH_TRY(const bool isWorth, judgeSample());
+      if (!isWorth || !askForRolling(1, Awaited::Kind::kRolling)) openWindows();
+      return {};
+    }
+    case Awaited::Kind::kRolling:
+      DH_CHECK(takeRolling());
       openWindows();
       return {};
     case Awaited::Kind::kWindow: {
@@ -218,7 +255,7 @@ bool PageInquiry::askForPages() {
   if (query.runs.empty()) return false;
   const auto bits =
       static_cast<unsigned>(std::bit_width(query.blocks()) + std::bit_width(openBytes_ / kPageBytes)) + kSpareBits;
-  pageSumBytes_ = exact_ ? kMaxSumBytes : std::clamp<unsigned>((bits + 7) / 8, kMinSumBytes, kMaxSumBytes);
+  pageSumBytes_ = ways_.exact ? kMaxSumBytes : std::clamp<unsigned>((bits + 7) / 8, kMinSumBytes, kMaxSumBytes);
   query.sumBytes = pageSumBytes_;
   ask(std::move(query), Awaited::Kind::kPages, 0);
   return true;
@@ -286,40 +323,67 @@ bool PageInquiry::isTelling(uint64_t old) const {
   return repeated_.empty() || !repeated_[old];
 }
 
+// Calls visit(number of the page, its place) for each that the votes have not found, nor most of those before it.
+template <typename Visit>
+Status PageInquiry::forEachLostPage(Visit visit) const {
+  uint64_t lost = 0;
+  return forEachOpenPage([&](uint64_t number, uint64_t place) -> Status {
+    const uint32_t found = found_[place];
+    if (found == kNone && sumsOfPages_[place] == zeroPageSum_) return {};
+    if (found != kNone) {
+      if ((found & kVoted) != 0) lost -= std::min(lost, kFoundForLost);
+      return {};
+    }
+    lost = std::min(lost + 1, 2 * kLostRun);
+    return lost > kLostRun ? visit(number, place) : Status();
+  });
+}
+
+// One in so many of the pages of the basis that nothing was found to be.
+std::vector<uint32_t> PageInquiry::freePages(uint64_t oneIn) const {
+  std::vector<uint32_t> pages;
+  uint64_t count = 0;
+  for (uint64_t old = 0; old < oldPages(); ++old) {
+    if (isFree(static_cast<int64_t>(old)) && count++ % oneIn == 0) pages.push_back(static_cast<uint32_t>(old));
+  }
+  return pages;
+}
+
 // Where nothing near the pages that have changed says from where they have moved, they are looked for by one eighth of
 // the pages of the basis that nothing was found to be.
 bool PageInquiry::askForVotes() {
-  if (exact_) return false;
-  uint64_t lost = 0;
+  if (ways_.exact || summedSegments_.empty()) return false;
   uint64_t far = 0;
   uint64_t next = 0;
-  uint64_t unfound = 0;
   (void)forEachOpenPage([&](uint64_t number, uint64_t place) -> Status {
     const uint32_t found = found_[place];
-    const bool isTold = number != next || (found != kNone && isTelling(found));
-    far = isTold ? 0 : far + 1;
+    far = number != next || (found != kNone && isTelling(found)) ? 0 : far + 1;
     next = number + 1;
-    if (found != kNone || sumsOfPages_[place] == zeroPageSum_) return {};
-    ++unfound;
-    if (far > kFarPages) ++lost;
+    if (far > kFarPages && found == kNone && sumsOfPages_[place] != zeroPageSum_) ++farPages_;
     return {};
   });
+  if (farPages_ < kMinLostPages) return false;
+  const uint64_t free = freePages(1).size();
+  if (farPages_ < free / kFreePagesForLost) return false;
+  if (free <= kMaxUnsampledVotes) return askForEighths(1, Awaited::Kind::kVotes);
+  return askForEighths(free / kSampledVotes, Awaited::Kind::kVoteSample);
+}
+
+bool PageInquiry::askForEighths(uint64_t oneIn, Awaited::Kind kind) {
   SumQuery query{kEighthShift, 0, {}};
-  for (uint64_t old = 0; lost >= kMinLostPages && old < oldPages(); ++old) {
-    if (isFree(static_cast<int64_t>(old))) query.add(old * 8 + kVotingEighth);
-  }
-  if (query.runs.empty() || lost < query.blocks() / kFreePagesForLost) return false;
-  const auto bits = static_cast<unsigned>(std::bit_width(query.blocks()) + std::bit_width(unfound));
+  for (const uint32_t old : freePages(oneIn)) query.add(uint64_t{old} * 8 + kVotingEighth);
+  if (query.runs.empty()) return false;
+  votingOneIn_ = oneIn;
+  const auto bits = static_cast<unsigned>(std::bit_width(query.blocks()) + std::bit_width(found_.size()));
   query.sumBytes = voteSumBytes_ = std::clamp<unsigned>((bits + 7) / 8, kMinSumBytes, kMaxSumBytes);
-  ask(std::move(query), Awaited::Kind::kVotes, 0);
+  ask(std::move(query), kind, 0);
   return true;
 }
 
-Status PageInquiry::takeVotes() {
-  std::vector<uint32_t> asked;
-  for (uint64_t old = 0; old < oldPages(); ++old) {
-    if (isFree(static_cast<int64_t>(old))) asked.push_back(static_cast<uint32_t>(old));
-  }
+// Looks for one in so many of the pages that were not found, and says how many votes there are for them. If it is all
+// of them, these are kept.
+Result<uint64_t> PageInquiry::takeVotes(uint64_t onePageIn) {
+  const std::vector<uint32_t> asked = freePages(votingOneIn_);
   const auto sumOf = [&](size_t i) { return sumAt(sums_.data() + i * voteSumBytes_, voteSumBytes_); };
   std::array<uint8_t, kEighthBytes> eighth{};
   uint64_t zeroSum = 0;
@@ -328,14 +392,16 @@ Status PageInquiry::takeVotes() {
   for (size_t i = 0; i < asked.size(); ++i) {
     if (sumOf(i) != firstBytes(zeroSum, voteSumBytes_)) index.add(mixed(sumOf(i)), static_cast<uint32_t>(i));
   }
+  uint64_t votes = 0;
+  uint64_t unfound = 0;
   uint64_t next = 0;
   uint64_t shift = 0;
-  return forEachOpenPage([&](uint64_t number, uint64_t place) -> Status {
+  DH_CHECK(forEachOpenPage([&](uint64_t number, uint64_t place) -> Status {
     if (number != next) shift = 0;
     next = number + 1;
     uint32_t& found = found_[place];
     if (found != kNone && isTelling(found)) shift = found - number;
-    if (found != kNone || sumsOfPages_[place] == zeroPageSum_) return {};
+    if (found != kNone || sumsOfPages_[place] == zeroPageSum_ || unfound++ % onePageIn != 0) return {};
     DH_TRY(const bool isHole, target_.readRange(number * kPageBytes + kVotingEighth * kEighthBytes, eighth));
     if (!isHole) statistics_.readBytes += kEighthBytes;
     uint64_t sum = 0;
@@ -346,10 +412,158 @@ Status PageInquiry::takeVotes() {
     auto at = static_cast<uint32_t>(near - asked.begin());
     if (near == asked.end() || *near != number + shift || sumOf(at) != sum) at = index.find(mixed(sum));
     if (at == PageIndex::kNone || sumOf(at) != sum) return {};
+    ++votes;
+    if (onePageIn > 1) return {};
     shift = asked[at] - number;
     found = asked[at] | kVoted;
     return {};
+  }));
+  return votes;
+}
+
+// What is still lost may consist of pieces from anywhere, as memory does into which something was copied: they are
+// looked for at all offsets. First by a sample, as that costs much where there is nothing.
+bool PageInquiry::askForSample() {
+  if (ways_.exact || !ways_.rolling || summedSegments_.empty()) return false;
+  uint64_t lost = 0;
+  (void)forEachLostPage([&](uint64_t, uint64_t) -> Status {
+    ++lost;
+    return {};
   });
+  if (lost < kMinSearchedPages) return false;
+  return askForRolling(freePages(1).size() / kSamplePages + 1, Awaited::Kind::kSample);
+}
+
+bool PageInquiry::askForRolling(uint64_t oneIn, Awaited::Kind kind) {
+  const std::vector<uint32_t> pages = freePages(oneIn);
+  if (pages.empty()) return false;
+  rollingOneIn_ = oneIn;
+  rollingShift_ = kRollingShift;
+  while (pages.size() << (kPageShift - rollingShift_) > kMaxRollingBlocks) ++rollingShift_;
+  if (rollingShift_ >= kPageShift) return false;
+  SumQuery query{rollingShift_, 0, {}, true};
+  const uint64_t blocks = uint64_t{1} << (kPageShift - rollingShift_);
+  for (const uint32_t old : pages) query.add(old * blocks, blocks);
+  const auto bits = static_cast<unsigned>(std::bit_width(query.blocks()) +
+                                          std::bit_width(std::min(openBytes_, kMaxSearchedPages * kPageBytes))) +
+                    4;
+  query.sumBytes = rollingSumBytes_ = std::clamp<unsigned>((bits + 7) / 8, kWeakSumBytes + 1, kMaxSumBytes);
+  ask(std::move(query), kind, 0);
+  return true;
+}
+
+// Puts what is found into pieces, page by page.
+class PageInquiry::PieceSink : public DeltaSink {
+ public:
+  PieceSink(const std::vector<uint32_t>& places, std::vector<Piece>& pieces) : places_(places), pieces_(pieces) {}
+  Status copy(uint64_t offset, uint64_t length) override {
+    while (length > 0) {
+      const uint64_t begin = offset_ % kPageBytes;
+      const uint64_t bytes = std::min(length, kPageBytes - begin);
+      pieces_.push_back(
+          {places_[offset_ / kPageBytes], static_cast<uint16_t>(begin), static_cast<uint16_t>(bytes), offset});
+      offset_ += bytes;
+      offset += bytes;
+      length -= bytes;
+    }
+    return {};
+  }
+  Status literal(ByteSpan data) override {
+    offset_ += data.size();
+    return {};
+  }
+  Status zeros(uint64_t length) override {
+    offset_ += length;
+    return {};
+  }
+
+ private:
+  const std::vector<uint32_t>& places_;
+  std::vector<Piece>& pieces_;
+  uint64_t offset_ = 0;  // in the pages that are looked at, one after the other
+};
+
+// In lost pages, no more than so many, spread in runs over all.
+Status PageInquiry::search(uint64_t mostPages) {
+  Signature signature;
+  signature.key = key_;
+  signature.blockBytes = uint32_t{1} << rollingShift_;
+  signature.strongBytes = rollingSumBytes_ - kWeakSumBytes;
+  signature.files = {{0, basisBytes_}};
+  const uint64_t blocks = uint64_t{1} << (kPageShift - rollingShift_);
+  const uint8_t* sum = sums_.data();
+  for (const uint32_t old : freePages(rollingOneIn_)) {
+    for (uint64_t i = 0; i < blocks; ++i, sum += rollingSumBytes_) {
+      signature.blocks.push_back(static_cast<uint32_t>(old * blocks + i));
+      signature.weak.push_back(static_cast<uint32_t>(sumAt(sum, kWeakSumBytes)));
+      signature.strong.push_back(sumAt(sum + kWeakSumBytes, signature.strongBytes));
+    }
+  }
+  std::vector<uint32_t> numbers;
+  std::vector<uint32_t> places;
+  (void)forEachLostPage([&](uint64_t number, uint64_t place) -> Status {
+    numbers.push_back(static_cast<uint32_t>(number));
+    places.push_back(static_cast<uint32_t>(place));
+    return {};
+  });
+  if (numbers.size() > mostPages) {
+    const size_t oneRunIn = (numbers.size() + mostPages - 1) / mostPages;
+    size_t kept = 0;
+    for (size_t i = 0; i < numbers.size(); ++i) {
+      if (i / kFarPages % oneRunIn != 0) continue;
+      numbers[kept] = numbers[i];
+      places[kept++] = places[i];
+    }
+    numbers.resize(kept);
+    places.resize(kept);
+  }
+  const SignatureIndex index(signature);
+  pieces_.clear();
+  searchedPages_ = numbers.size();
+  PieceSink sink(places, pieces_);
+  Matcher matcher(index, sink, true);
+  std::array<uint8_t, kPageBytes> page;
+  for (const uint64_t number : numbers) {
+    DH_TRY(const bool isHole, target_.readRange(number * kPageBytes, page));
+    if (!isHole) statistics_.readBytes += kPageBytes;
+    DH_CHECK(matcher.feed(page));
+  }
+  return matcher.finish();
+}
+
+// Whether all of the basis' sums are likely to find enough.
+Result<bool> PageInquiry::judgeSample() {
+  DH_CHECK(search(kMaxSampledPages));
+  uint64_t found = 0;
+  for (const Piece& piece : pieces_) found += piece.bytes;
+  uint64_t lost = 0;
+  (void)forEachLostPage([&](uint64_t, uint64_t) -> Status {
+    ++lost;
+    return {};
+  });
+  const uint64_t hundredths = found * rollingOneIn_ * 100 / (searchedPages_ * kPageBytes);
+  return hundredths >= std::max(kLeastFound, kFoundForFree * freePages(1).size() / lost);
+}
+
+Status PageInquiry::takeRolling() {
+  DH_CHECK(search(kMaxSearchedPages));
+  // Of a page of which little was found, more may be found at the place of its neighbours.
+  size_t kept = 0;
+  for (size_t i = 0; i < pieces_.size();) {
+    size_t end = i;
+    size_t bytes = 0;
+    while (end < pieces_.size() && pieces_[end].place == pieces_[i].place) bytes += pieces_[end++].bytes;
+    if (bytes >= kLeastInPieces) {
+      found_[pieces_[i].place] = kInPieces;
+      kept += static_cast<size_t>(std::copy(pieces_.begin() + static_cast<ptrdiff_t>(i),
+                                            pieces_.begin() + static_cast<ptrdiff_t>(end),
+                                            pieces_.begin() + static_cast<ptrdiff_t>(kept)) -
+                                  (pieces_.begin() + static_cast<ptrdiff_t>(kept)));
+    }
+    i = end;
+  }
+  pieces_.resize(kept);
+  return {};
 }
 
 void PageInquiry::openWindows() {
@@ -385,10 +599,15 @@ void PageInquiry::classify(Window& window) {
     for (uint64_t i = 0; i < pages; ++i, ++openedPages_) {
       Page& page = window.pages.emplace_back();
       page.number = static_cast<uint32_t>(first + i);
+      page.place = openedPages_;
       page.sum = sumsOfPages_[openedPages_];
       const uint32_t found = found_[openedPages_];
       if (found == kNone) {
         if (page.sum == zeroPageSum_) page.kind = Page::Kind::kZero;
+        continue;
+      }
+      if (found == kInPieces) {
+        page.kind = Page::Kind::kPieces;
         continue;
       }
       page.kind = (found & kVoted) != 0 ? Page::Kind::kPaired : Page::Kind::kSame;
@@ -396,7 +615,7 @@ void PageInquiry::classify(Window& window) {
       if (isTelling(page.old)) shift_ = page.shift();
     }
   }
-  if (!exact_ && !summedSegments_.empty()) pair(window, shiftBefore);
+  if (!ways_.exact && !summedSegments_.empty()) pair(window, shiftBefore);
 }
 
 bool PageInquiry::isOldPage(uint64_t old, uint64_t sum) const {
@@ -581,6 +800,7 @@ Status PageInquiry::tellPage(const Page& page, const uint8_t* bytes, uint64_t su
     statistics_.matchedBytes += kPageBytes;
     return sink.copy(old, kPageBytes);
   }
+  if (sum == page.sum && page.kind == Page::Kind::kPieces) return tellPieces(page.place, content, sink);
   if (sum != page.sum || page.kind != Page::Kind::kPaired) return sink.literal(content);
   for (unsigned i = 0; i < 64;) {
     const bool equal = (page.equal >> i & 1) != 0;
@@ -592,6 +812,19 @@ Status PageInquiry::tellPage(const Page& page, const uint8_t* bytes, uint64_t su
     i = end;
   }
   return {};
+}
+
+Status PageInquiry::tellPieces(uint32_t place, ByteSpan content, DeltaSink& sink) {
+  const auto isBefore = [](const Piece& piece, uint32_t wanted) { return piece.place < wanted; };
+  size_t done = 0;
+  for (auto piece = std::lower_bound(pieces_.begin(), pieces_.end(), place, isBefore);
+       piece != pieces_.end() && piece->place == place; ++piece) {
+    if (piece->begin > done) DH_CHECK(sink.literal(content.subspan(done, piece->begin - done)));
+    statistics_.matchedBytes += piece->bytes;
+    DH_CHECK(sink.copy(piece->old, piece->bytes));
+    done = size_t{piece->begin} + piece->bytes;
+  }
+  return done < kPageBytes ? sink.literal(content.subspan(done)) : Status();
 }
 
 }  // namespace deltahop

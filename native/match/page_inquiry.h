@@ -27,8 +27,8 @@ struct InquiryStatistics {
 };
 
 /// One target. Memory: 8 bytes for each 256 KiB of both files, up to 8 + 21 bytes for each page of the basis of which
-/// the 256 KiB are not where they were, 12 for each page of the target of which the MiB is not, and 1 MiB for the
-/// windows that are being asked about.
+/// the 256 KiB are not where they were, 12 for each page of the target of which the MiB is not, 1 MiB for the windows
+/// that are being asked about, and 30 MiB at most for what is searched at all offsets.
 class PageInquiry {
  public:
   /// What is read of the target at a time; may be shared by inquiries of one thread.
@@ -39,9 +39,12 @@ class PageInquiry {
   /// Told the bytes of the target that are done; false ends with kCancelled.
   using Progress = std::function<bool(uint64_t)>;
 
-  /// `exact`: what is found must be the same (a result that was wrong is repaired): sums of full length, none of parts.
+  struct Ways {
+    bool exact = false;    // what is found must be the same (a result was wrong): sums of full length, none of parts
+    bool rolling = false;  // the other side makes rolling sums
+  };
   /// All that is referred to must outlive the inquiry.
-  PageInquiry(PageFile target, uint64_t basisBytes, bool exact, const Key& key, Buffers& buffers);
+  PageInquiry(PageFile target, uint64_t basisBytes, Ways ways, const Key& key, Buffers& buffers);
 
   /// Sums, as they come: first those of all segments, then the answers to the queries in their order. kProtocol for
   /// more than was asked.
@@ -59,13 +62,14 @@ class PageInquiry {
  private:
   // What is known of one page of the target that is not in a settled segment.
   struct Page {
-    enum class Kind : uint8_t { kFresh, kZero, kSame, kPaired };
+    enum class Kind : uint8_t { kFresh, kZero, kSame, kPaired, kPieces };
     Kind kind = Kind::kFresh;
     uint8_t open = 0;  // which eighths are not the old page's, or not known to be
     uint32_t number = 0;
     uint32_t old = 0;    // number of the page of the basis
     uint64_t sum = 0;    // of the page as it was looked at: one that is another when it is told is sent
     uint64_t equal = 0;  // which 64ths are the old page's
+    uint32_t place = 0;  // in sumsOfPages_
 
     bool isFound() const { return kind == Kind::kSame || kind == Kind::kPaired; }
     int64_t shift() const { return int64_t{old} - int64_t{number}; }
@@ -81,11 +85,19 @@ class PageInquiry {
   };
   // An answer that is awaited.
   struct Awaited {
-    enum class Kind : uint8_t { kSegments, kPages, kVotes, kWindow };
+    enum class Kind : uint8_t { kSegments, kPages, kVoteSample, kVotes, kSample, kRolling, kWindow };
     Kind kind = Kind::kSegments;
     uint64_t bytes = 0;
     uint64_t window = 0;  // its number
   };
+  // A part of a page that lies somewhere in the basis.
+  struct Piece {
+    uint32_t place = 0;  // of the page in sumsOfPages_
+    uint16_t begin = 0;
+    uint16_t bytes = 0;
+    uint64_t old = 0;
+  };
+  class PieceSink;
   // How often a finer look was worth it.
   struct Odds {
     uint64_t asks = 0;
@@ -112,8 +124,17 @@ class PageInquiry {
   template <typename Visit>
   Status forEachOpenPage(Visit visit) const;
   bool isTelling(uint64_t old) const;
+  template <typename Visit>
+  Status forEachLostPage(Visit visit) const;
+  std::vector<uint32_t> freePages(uint64_t oneIn) const;
   bool askForVotes();
-  Status takeVotes();
+  bool askForEighths(uint64_t oneIn, Awaited::Kind kind);
+  Result<uint64_t> takeVotes(uint64_t onePageIn);
+  bool askForSample();
+  bool askForRolling(uint64_t oneIn, Awaited::Kind kind);
+  Result<bool> judgeSample();
+  Status takeRolling();
+  Status search(uint64_t mostPages);
   void openWindows();
   void classify(Window& window);
   void pair(Window& window, int64_t shiftBefore);
@@ -124,10 +145,11 @@ class PageInquiry {
   Status tellWindow(const Window& window, DeltaSink& sink);
   Status tellSettled(uint64_t segment, DeltaSink& sink);
   Status tellPage(const Page& page, const uint8_t* bytes, uint64_t sum, DeltaSink& sink);
+  Status tellPieces(uint32_t place, ByteSpan content, DeltaSink& sink);
 
   PageFile target_;
   const uint64_t basisBytes_;
-  const bool exact_;
+  const Ways ways_;
   const Key& key_;
   Buffers& buffers_;
 
@@ -155,8 +177,15 @@ class PageInquiry {
   std::vector<bool> used_;      // pages of the basis that were found
   std::vector<bool> repeated_;  // pages of the basis of which there are more
   unsigned voteSumBytes_ = kMaxSumBytes;
+  uint64_t votingOneIn_ = 1;     // of the free pages, of which an eighth was asked for
+  uint64_t farPages_ = 0;        // pages that nothing near them tells of
   std::vector<uint32_t> found_;  // by page as in sumsOfPages_: that of the basis, with kVoted if a part of it says so
-  uint64_t openedPages_ = 0;     // how many of them are in windows that were opened
+  uint32_t openedPages_ = 0;     // how many of them are in windows that were opened
+  uint64_t searchedPages_ = 0;
+  uint64_t rollingOneIn_ = 1;  // of the free pages, of which rolling sums were asked for
+  unsigned rollingShift_ = 0;
+  unsigned rollingSumBytes_ = 0;
+  std::vector<Piece> pieces_;  // by place, and then by beginning
 
   std::deque<Window> windows_;
   uint64_t firstWindow_ = 0;  // number of the first of them

@@ -58,7 +58,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   PageInquiry::Buffers buffers;
   auto file = PageFile::open(target());
   if (!file.ok()) std::abort();
-  PageInquiry inquiry(std::move(file).value(), basisBytes, (data[0] & 1) != 0, key, buffers);
+  PageInquiry inquiry(std::move(file).value(), basisBytes, {(data[0] & 1) != 0, (data[0] & 4) != 0}, key, buffers);
   const auto onProgress = [](uint64_t) { return true; };
   Counter counter(basisBytes);
   // The target's own beginning as the basis, so that the finer sums are reached.

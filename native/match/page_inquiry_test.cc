@@ -40,7 +40,7 @@ struct Inquired {
 struct Conversation {
   // Both sides of it; `beforeTelling` may write the target.
   Inquired hold(const Bytes& old, const Bytes& content, bool exact = false,
-                const std::function<void(File&)>& beforeTelling = {}) {
+                const std::function<void(File&)>& beforeTelling = {}, bool rolling = true) {
     writeSparseTestFile(directory.path("old"), old);
     writeSparseTestFile(directory.path("new"), content);
     File file = openTestFile(directory.path("new"));
@@ -53,7 +53,7 @@ struct Conversation {
     const Key key{1, 2, 3};
     PageSums sums(basis.value(), key);
     PageInquiry::Buffers buffers;
-    PageInquiry inquiry(std::move(target).value(), old.size(), exact, key, buffers);
+    PageInquiry inquiry(std::move(target).value(), old.size(), {exact, rolling}, key, buffers);
     const auto onProgress = [](uint64_t) { return true; };
     Inquired result;
     Rebuilt rebuilt(old);
@@ -61,7 +61,7 @@ struct Conversation {
     for (bool more = true; more;) {
       Bytes answer;
       for (const BlockRun& run : query.runs) {
-        DH_REQUIRE_OK(sums.append(answer, query.blockShift, query.sumBytes, run));
+        DH_REQUIRE_OK(sums.append(answer, query.blockShift, query.sumBytes, run, query.isRolling));
       }
       result.sumBytes += answer.size();
       // In pieces of any length.
@@ -76,7 +76,7 @@ struct Conversation {
       }
       more = next.has_value();
       if (!more) break;
-      SumQuery read{next->blockShift, next->sumBytes, {}};
+      SumQuery read{next->blockShift, next->sumBytes, {}, next->isRolling};
       DH_REQUIRE_OK(decodeRuns(encodeRuns(*next), old.size(), next->blocks(), read));
       query = std::move(read);
     }
@@ -167,6 +167,48 @@ TEST_CASE_FIXTURE(Conversation, "pages of which there are many do not say from w
   CHECK(found.literalBytes == 600 * 64);
 }
 
+TEST_CASE_FIXTURE(Conversation, "what was copied to other places is found at any offset") {
+  TestRandom random(50);
+  const Bytes old = random.bytes(6 << 20);
+  Bytes content = old;
+  for (size_t page = 0; page < 800; ++page) changeWord(content, page, 9, random.next());
+  // As a journal has the pages as they were: each in pieces, each piece behind a head of its own.
+  for (size_t page = 0; page < 800; ++page) {
+    for (size_t at = 0; at < kPageBytes; at += kPageBytes / 4) {
+      const Bytes head = random.bytes(21);
+      content.insert(content.end(), head.begin(), head.end());
+      const auto piece = old.begin() + static_cast<ptrdiff_t>(page * kPageBytes + at);
+      content.insert(content.end(), piece, piece + kPageBytes / 4);
+    }
+  }
+  const Inquired found = hold(old, content);
+  CHECK(found.rebuilt == content);
+  CHECK(found.digest == contentDigest(content));
+  const uint64_t copied = content.size() - old.size();
+  CHECK(found.literalBytes < copied / 8 + 800 * 64);
+  const Inquired without = hold(old, content, false, {}, false);
+  CHECK(without.rebuilt == content);
+  CHECK(without.literalBytes >= copied);
+  CHECK(found.sumBytes < without.sumBytes + 928 * 16 * 6);
+}
+
+TEST_CASE_FIXTURE(Conversation, "what was searched at all offsets and is written meanwhile is told as it is") {
+  TestRandom random(51);
+  const Bytes old = random.bytes(4 << 20);
+  Bytes content = old;
+  for (size_t page = 0; page < 800; ++page) changeWord(content, page, 9, random.next());
+  content.push_back(7);
+  content.insert(content.end(), old.begin(), old.begin() + 800 * kPageBytes);
+  const Bytes late = random.bytes(1 << 20);
+  int times = 0;
+  const Inquired found = hold(old, content, false, [&](File& file) {
+    if (times++ == 0) DH_REQUIRE_OK(file.writeAt(old.size() + 100'000, late));
+  });
+  CHECK(found.digest == contentDigest(found.rebuilt));
+  CHECK(found.rebuilt.size() == content.size());
+  CHECK(found.literalBytes < (1 << 20) + 300'000);
+}
+
 TEST_CASE_FIXTURE(Conversation, "nothing alike is not asked about for long") {
   TestRandom random(44);
   const Bytes old = random.bytes(32 << 20);
@@ -174,7 +216,7 @@ TEST_CASE_FIXTURE(Conversation, "nothing alike is not asked about for long") {
   const Inquired found = hold(old, content);
   CHECK(found.literalBytes > (31 << 20));
   // Sums of pages, and of parts of no more than a sample.
-  CHECK(found.sumBytes < 8192 * (5 + 4) + 128 * 8 + (32 << 20) / 200);
+  CHECK(found.sumBytes < 8192 * (5 + 4) + 128 * 8 + 129 * 16 * 6 + (32 << 20) / 200);
 }
 
 TEST_CASE_FIXTURE(Conversation, "any two files, and any length") {

@@ -1,8 +1,10 @@
 #include "signature/page_sums.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "hash/blake3.h"
+#include "hash/rolling_hash.h"
 #include "wire/writer.h"
 
 namespace deltahop {
@@ -58,10 +60,17 @@ Status decodeRuns(ByteSpan input, uint64_t basisBytes, uint64_t maxBlocks, SumQu
   return {};
 }
 
-Status PageSums::append(Bytes& output, unsigned blockShift, unsigned sumBytes, const BlockRun& run) {
+Status PageSums::append(Bytes& output, unsigned blockShift, unsigned sumBytes, const BlockRun& run, bool isRolling) {
   const uint64_t blockBytes = uint64_t{1} << blockShift;
-  const auto put = [&](uint64_t hash) {
-    for (unsigned i = 0; i < sumBytes; ++i) output.push_back(static_cast<uint8_t>(hash >> (8 * i)));
+  std::optional<RollingHash> rolling;
+  if (isRolling) rolling.emplace(key_, blockBytes);
+  const auto put = [&](const uint8_t* block, uint64_t hash) {
+    unsigned left = sumBytes;
+    if (rolling.has_value()) {
+      const uint32_t weak = rolling->hash(block);
+      for (unsigned i = 0; i < kWeakSumBytes; ++i, --left) output.push_back(static_cast<uint8_t>(weak >> (8 * i)));
+    }
+    for (unsigned i = 0; i < left; ++i) output.push_back(static_cast<uint8_t>(hash >> (8 * i)));
   };
   uint64_t position = run.first << blockShift;
   const uint64_t end = std::min((run.first + run.count) << blockShift, basis_.size());
@@ -72,12 +81,12 @@ Status PageSums::append(Bytes& output, unsigned blockShift, unsigned sumBytes, c
     const uint64_t stop = std::min(extent.end(), end);
     const uint64_t holes = extent.isHole ? (stop - position) >> blockShift : 0;
     if (holes > 0) {
-      if (!zeroKnown) {
+      if (!zeroKnown || isRolling) {
         buffer_.assign(std::max<uint64_t>(blockBytes, buffer_.size()), 0);
         blake3KeyedBlocks(key_, buffer_.data(), blockBytes, 1, &zeroHash);
         zeroKnown = true;
       }
-      for (uint64_t i = 0; i < holes; ++i) put(zeroHash);
+      for (uint64_t i = 0; i < holes; ++i) put(buffer_.data(), zeroHash);
       position += holes << blockShift;
       continue;
     }
@@ -91,7 +100,7 @@ Status PageSums::append(Bytes& output, unsigned blockShift, unsigned sumBytes, c
     hashes_.resize(whole + 1);
     blake3KeyedBlocks(key_, buffer_.data(), blockBytes, whole, hashes_.data());
     if (rest > 0) blake3KeyedBlocks(key_, buffer_.data() + (whole << blockShift), rest, 1, &hashes_[whole]);
-    for (size_t i = 0; i < whole + (rest > 0 ? 1 : 0); ++i) put(hashes_[i]);
+    for (size_t i = 0; i < whole + (rest > 0 ? 1 : 0); ++i) put(buffer_.data() + (i << blockShift), hashes_[i]);
     position += length;
   }
   return {};

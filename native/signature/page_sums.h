@@ -28,11 +28,15 @@ struct BlockRun {
   uint64_t count = 0;
 };
 
+/// A rolling sum's first bytes are the weak one, by which a block is found at any offset.
+inline constexpr unsigned kWeakSumBytes = 4;
+
 /// Which blocks' sums are wanted, all of one size and whole.
 struct SumQuery {
   unsigned blockShift = 0;  // blocks of 1 << blockShift bytes
-  unsigned sumBytes = 0;    // of each hash, its first
+  unsigned sumBytes = 0;    // of each hash, its first; of a rolling sum, the weak one and the hash's first
   std::vector<BlockRun> runs;
+  bool isRolling = false;
 
   /// Adds a block; neighbours become one run.
   void add(uint64_t block, uint64_t count = 1);
@@ -55,8 +59,8 @@ class PageSums {
   /// Both must outlive this.
   PageSums(const Basis& basis, const Key& key) : basis_(basis), key_(key) {}
 
-  /// Appends the sums of one run of blocks, of which the last may be short.
-  Status append(Bytes& output, unsigned blockShift, unsigned sumBytes, const BlockRun& run);
+  /// Appends the sums of one run of blocks, of which the last may be short unless they are rolling ones.
+  Status append(Bytes& output, unsigned blockShift, unsigned sumBytes, const BlockRun& run, bool isRolling = false);
   uint64_t readBytes() const { return readBytes_; }
 
  private:

@@ -2,6 +2,7 @@
 
 #include "base/test_support.h"
 #include "hash/blake3.h"
+#include "hash/rolling_hash.h"
 
 namespace deltahop {
 namespace {
@@ -54,6 +55,27 @@ TEST_CASE("sums are those of the blocks, holes and a short end among them") {
   }
 }
 
+TEST_CASE("rolling sums have the weak sum first, in holes too") {
+  TestDirectory directory;
+  TestRandom random(33);
+  Bytes content = random.bytes(kSumSegmentBytes);
+  std::fill_n(content.begin() + 4096, 100'000, uint8_t{0});
+  writeSparseTestFile(directory.path("basis"), content);
+  const Basis basis = basisOf(directory.path("basis"));
+  const Key key = testKey();
+  const RollingHash rolling(key, 256);
+  PageSums sums(basis, key);
+  Bytes made;
+  DH_REQUIRE_OK(sums.append(made, 8, 6, {0, 1024}, true));
+  REQUIRE(made.size() == 1024 * 6);
+  for (uint64_t i = 0; i < 1024; ++i) {
+    uint64_t hash = 0;
+    blake3KeyedBlocks(key, content.data() + i * 256, 256, 1, &hash);
+    REQUIRE(sumAt(made.data() + i * 6, 4) == rolling.hash(content.data() + i * 256));
+    REQUIRE(sumAt(made.data() + i * 6 + 4, 2) == firstBytes(hash, 2));
+  }
+}
+
 TEST_CASE("a query goes there and back, and asks for nothing that is not held") {
   SumQuery query{12, 4, {}};
   for (const uint64_t block : {7, 8, 9, 3, 4, 1000}) query.add(block);
@@ -94,10 +116,15 @@ TEST_CASE("golden sums") {
   for (const BlockRun& run : query.runs) DH_REQUIRE_OK(sums.append(golden, query.blockShift, query.sumBytes, run));
   DH_REQUIRE_OK(sums.append(golden, kSumSegmentShift, kMaxSumBytes, {0, 1}));
   DH_REQUIRE_OK(sums.append(golden, kMinQueryShift, kMinSumBytes, {64, 8}));
-  const std::string path = std::string(DELTAHOP_GOLDEN_DIR) + "/page_sums_basic.dhsums";
+  Bytes rolling;
+  DH_REQUIRE_OK(sums.append(rolling, 8, 6, {110, 30}, true));
   const char* mode = ::getenv("DELTAHOP_GOLDEN");
-  if (mode != nullptr && std::string(mode) == "write") writeTestFile(path, golden);
-  CHECK(golden == readTestFile(path));
+  for (const auto& [name, bytes] :
+       {std::pair{"/page_sums_basic.dhsums", golden}, {"/page_sums_rolling.dhsums", rolling}}) {
+    const std::string path = std::string(DELTAHOP_GOLDEN_DIR) + name;
+    if (mode != nullptr && std::string(mode) == "write") writeTestFile(path, bytes);
+    CHECK(bytes == readTestFile(path));
+  }
 }
 
 }  // namespace
