@@ -42,6 +42,7 @@ const summarySchema = z.strictObject({
       bytesReceived: z.int().nonnegative(),
     }),
   ),
+  throttle: z.null(),
   forecast: z.strictObject({
     bytesSent: range,
     totalMs: range.nullable(),
