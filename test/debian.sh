@@ -52,7 +52,7 @@ if [ -w /dev/kvm ] && grep -qE '^flags.* (vmx|svm)( |$)' /proc/cpuinfo; then acc
 qemu-system-x86_64 "${accelerator[@]}" -machine q35 -smp 2 -m 3G -no-reboot -display none -monitor none \
   -kernel "$made"/root/boot/vmlinuz-* -initrd "$made"/root/boot/initrd.img-* -append 'root=/dev/vda rw console=ttyS0 quiet' \
   -drive "file=$work/disk,if=virtio,format=raw,cache=unsafe" -device virtio-rng-pci -nic none \
-  -serial "file:$work/console" -serial stdio </dev/null | tr -d '\r' | tee "$work/output"
+  -serial "file:$work/console" -serial stdio </dev/null | stdbuf -oL tr -d '\r' | tee "$work/output"
 if ! tail -n 1 "$work/output" | grep -q '[0-9] passed, 0 failed' && [ -z "${DELTAHOP_DEBIAN_COMMAND:-}" ]; then
   printf 'debian.sh: failed; the end of the console:\n' >&2
   tail -n 20 "$work/console" >&2

@@ -330,7 +330,7 @@ check('says what stands between two machines', async () => {
   }
   rich[last] = (rich[last] ?? 0) | 0x0c;
   assert.equal(await bad({ cpu: rich.toString('base64') }), ['cpu']);
-  assert.equal(await bad({ architecture: 'pdp11', cgroup: 'v3', criu: '99.1', lsm: 'apparmor' }), [
+  assert.equal(await bad({ architecture: 'pdp11', cgroup: 'v3', criu: '99.1', lsm: 'smack' }), [
     'architecture',
     'cgroup',
     'criu version',
