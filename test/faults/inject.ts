@@ -33,7 +33,8 @@ export interface Fault {
 const nothing = async (): Promise<void> => {};
 
 /** A victim may have to be waited for: at a step it may be just about to start, and a barrier's script comes after a dump. */
-const victimLimitMs = (victim: Victim): number => (victim === 'barrier' ? 10_000 : victim === 'criu' ? 1000 : 150);
+const victimLimitMs = (victim: Victim): number =>
+  victim === 'barrier' ? 10_000 : victim === 'criu' || victim === 'lxc-checkpoint' ? 1000 : 150;
 
 function killed(name: string, victim: Victim, side: Side): Fault {
   const aimed = new WeakMap<Attempt, FoundProcess[]>();
