@@ -4,8 +4,8 @@ import { list, read, target } from '../support/volatile-files.js';
 import { processStartTime } from '../testbed/remnants.js';
 
 /**
- * `barrier` is the action script that CRIU waits for, `supervisor` the parent of lxc-checkpoint, or what holds a virtual
- * machine, which is `qemu`.
+ * `barrier` is the action script that CRIU waits for, `supervisor` the parent of CRIU (a dump) or of
+ * lxc-checkpoint (a restore), or what holds a virtual machine, which is `qemu`.
  */
 export type Victim = 'worker' | 'criu' | 'lxc-checkpoint' | 'supervisor' | 'barrier' | 'qemu';
 

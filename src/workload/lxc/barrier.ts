@@ -501,8 +501,8 @@ export class Barrier {
   }
 
   /**
-   * Fulfilled with the exit code of CRIU or lxc-checkpoint once nothing of the operation is at work any more; null if it was killed or
-   * had to be, for which `limitMs` is the bound.
+   * Fulfilled with the exit code of CRIU or lxc-checkpoint once nothing of the operation is at work any more; null if it was
+   * killed or had to be, for which `limitMs` is the bound.
    */
   async ended(limitMs: number): Promise<number | null> {
     clearInterval(this.#alive);
