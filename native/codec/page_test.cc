@@ -151,6 +151,28 @@ TEST_CASE("pages: what moved or changed a little costs little") {
   CHECK(move(directory, old, other).wireBytes < other.size() + 400);
 }
 
+TEST_CASE("pages: what went in or out before the rest costs no further reading of it") {
+  TestDirectory directory;
+  TestRandom random(25);
+  const Bytes old = random.bytes(40 << 20);
+  const auto page = [&](size_t number) { return old.begin() + static_cast<ptrdiff_t>(number * kPageBytes); };
+  Bytes target(page(3), page(2000));  // three out at the beginning
+  const Bytes fresh = random.bytes(5 * kPageBytes);
+  target.insert(target.end(), fresh.begin(), fresh.end());
+  target.insert(target.end(), page(2000), page(6000));
+  target.insert(target.end(), page(6200), page(9000));
+  target.resize(target.size() + 50 * kPageBytes);
+  target.insert(target.end(), page(9000), old.end());
+  const Moved moved = move(directory, old, target);
+  CHECK(moved.statistics.sharedMatchedBytes + moved.statistics.identityBytes == old.size() - 203 * kPageBytes);
+  CHECK(moved.statistics.freshBytes + moved.statistics.residualBytes == 5 * kPageBytes);
+  CHECK(moved.statistics.zeroBytes == 50 * kPageBytes);
+  // Both files, a search at each of the four places by each of the two threads, the segments around them once more, and
+  // what the survey could not place.
+  CHECK(moved.statistics.readBytes < 2 * old.size() + (48 << 20));
+  CHECK(moved.wireBytes < 6 * kPageBytes + 1000);
+}
+
 TEST_CASE("pages: many changed words are found again beside the old page, also where they moved inside it") {
   TestRandom random(22);
   TestDirectory directory;

@@ -81,7 +81,7 @@ Result<Digest> PageMatcher::run(const std::function<bool(uint64_t)>& onProgress)
   return hasher_.finish();
 }
 
-// Of the basis' pages that are not where they were; of all of them for content that was copied, if much is new.
+// Of the basis' pages that the survey has not found; of all of them for content that was copied, if much is new.
 Status PageMatcher::buildIndex() {
   const uint64_t unused = basis_.pages() - survey_.usedPages();
   if (unused == 0) return {};
@@ -140,8 +140,9 @@ Status PageMatcher::tell(uint64_t segment) {
 }
 
 Status PageMatcher::tellSettled(uint64_t firstPage, const SurveyedSegment& surveyed) {
-  // As a whole, zeros among the rest too: the receiver may know it by its digest.
-  const bool whole = surveyed.allSame() && !surveyed.allZero();
+  // As a whole, zeros among the rest too: where it stays, the receiver may know it by its digest.
+  const bool whole = surveyed.shift == 0 && surveyed.allSame() && !surveyed.allZero();
+  uint64_t& found = surveyed.shift == 0 ? statistics_.identityBytes : statistics_.sharedMatchedBytes;
   const auto isSame = [&](size_t page) { return whole || (surveyed.isSame(page) && !surveyed.isZero(page)); };
   for (size_t i = 0; i < kPagesPerSegment;) {
     const bool same = isSame(i);
@@ -149,9 +150,10 @@ Status PageMatcher::tellSettled(uint64_t firstPage, const SurveyedSegment& surve
     while (end < kPagesPerSegment && isSame(end) == same) ++end;
     const uint64_t count = end - i;
     // Zeros as such cost the receiver no reading.
-    (same ? statistics_.identityBytes : statistics_.zeroBytes) += count * kPageBytes;
-    DH_CHECK(same ? sink_.same((firstPage + i) * kPageBytes, count) : sink_.zeros(count));
-    if (same) shift_ = 0;
+    (same ? found : statistics_.zeroBytes) += count * kPageBytes;
+    const uint64_t oldOffset = (firstPage + i) * kPageBytes + static_cast<uint64_t>(surveyed.shift);
+    DH_CHECK(same ? sink_.same(oldOffset, count) : sink_.zeros(count));
+    if (same) shift_ = surveyed.shift;
     i = end;
   }
   return {};
@@ -179,10 +181,11 @@ Status PageMatcher::tellPages(uint64_t firstPage, size_t pages, const SurveyedSe
       found[i] = kZero;
       continue;
     }
+    const uint64_t surveyedAt = (firstPage + i) * kPageBytes + static_cast<uint64_t>(surveyed.shift);
     if (surveyed.isKnown && surveyed.isSame(i)) {
-      found[i] = (firstPage + i) * kPageBytes;
+      found[i] = surveyedAt;
     } else {
-      DH_TRY(found[i], findSame(firstPage + i, page, surveyed.isSame(i)));
+      DH_TRY(found[i], findSame(firstPage + i, page, surveyed.isSame(i) ? surveyedAt : kNoPage));
     }
     if (found[i] != kNoPage) shift_ = static_cast<int64_t>(found[i] - (firstPage + i) * kPageBytes);
   }
@@ -208,19 +211,18 @@ Status PageMatcher::tellPages(uint64_t firstPage, size_t pages, const SurveyedSe
   return {};
 }
 
-// Where this page is in the basis: where it was, after the one before, or anywhere.
-Result<uint64_t> PageMatcher::findSame(uint64_t page, const uint8_t* bytes, bool wasSame) {
+// Where this page is in the basis: where it was seen, after the one before, or anywhere.
+Result<uint64_t> PageMatcher::findSame(uint64_t page, const uint8_t* bytes, uint64_t seenAt) {
   const auto isSame = [&](uint64_t old) -> Result<bool> {
     if (old > (basis_.pages() - 1) * kPageBytes || basis_.pages() == 0) return false;
     DH_TRY(const uint8_t* oldBytes, basis_.pageAt(old, scratch_));
     return std::memcmp(bytes, oldBytes, kPageBytes) == 0;
   };
-  const uint64_t offset = page * kPageBytes;
-  if (wasSame) {
-    DH_TRY(const bool still, isSame(offset));
-    if (still) return offset;
+  if (seenAt != kNoPage) {
+    DH_TRY(const bool still, isSame(seenAt));
+    if (still) return seenAt;
   }
-  const uint64_t onShift = offset + static_cast<uint64_t>(shift_);
+  const uint64_t onShift = page * kPageBytes + static_cast<uint64_t>(shift_);
   if (shift_ != 0) {
     DH_TRY(const bool same, isSame(onShift));
     if (same) return onShift;

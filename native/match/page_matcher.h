@@ -43,7 +43,7 @@ struct PageStatistics {
 };
 
 /// One pass over one target. Memory: 5 MiB, that of the survey, and 16 bytes for each page of the basis that is not
-/// where it was (of 16 million at the most).
+/// found by that (of 16 million at the most).
 class PageMatcher {
  public:
   /// Larger files are not for this matcher.
@@ -67,7 +67,7 @@ class PageMatcher {
     uint64_t offset = UINT64_MAX;
     unsigned count = 0;
   };
-  Result<uint64_t> findSame(uint64_t page, const uint8_t* bytes, bool wasSame);
+  Result<uint64_t> findSame(uint64_t page, const uint8_t* bytes, uint64_t seenAt);
   Status tellChanged(uint64_t page, const uint8_t* bytes, int64_t nextShift);
   std::array<Vote, 2> voteOfAnchors(const uint8_t* bytes) const;
 

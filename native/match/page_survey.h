@@ -1,4 +1,4 @@
-// The first look at a page-structured file beside its basis: which pages are where they were.
+// The first look at a page-structured file beside its basis: which pages are where they were, or all a bit further on.
 #pragma once
 
 #include <array>
@@ -23,8 +23,9 @@ using SegmentBits = std::array<uint64_t, kPagesPerSegment / 64>;
 
 /// What was seen of a segment of the target.
 struct SurveyedSegment {
-  SegmentBits same{};  // as in the basis at the same offset, zeros among them
+  SegmentBits same{};  // as in the basis `shift` bytes further on, zeros among them
   SegmentBits zero{};
+  int64_t shift = 0;
   /// All of the segment was seen at one time and need not be read again: `digest` is its digest, and `others` has the
   /// pages that are neither the same nor zero, in order.
   bool isKnown = false;
@@ -37,8 +38,8 @@ struct SurveyedSegment {
   bool allZero() const;
 };
 
-/// Reads all of both files once, large ones by two threads; what they are said to hold may change the moment after.
-/// Memory: 4 MiB while it runs, 16 MiB of pages that are not the same, 120 bytes a segment.
+/// Reads all of both files once, or little more, large ones by two threads; what they are said to hold may change the
+/// moment after. Memory: 4 MiB while it runs, 16 MiB of pages that are not the same, 160 bytes a segment.
 class PageSurvey {
  public:
   /// The files must outlive the survey.
@@ -48,7 +49,7 @@ class PageSurvey {
 
   uint64_t segments() const { return segments_.size(); }
   const SurveyedSegment& segment(uint64_t number) const { return segments_[number]; }
-  /// Whether the basis' page is where it was.
+  /// Whether the basis' page is one of the target's.
   bool isUsed(uint64_t basisPage) const;
   uint64_t usedPages() const;
   /// Pages that are neither the same nor zero.
@@ -56,12 +57,27 @@ class PageSurvey {
   uint64_t readBytes() const { return readBytes_.load(); }
 
  private:
-  Status surveySegment(uint64_t number, PageFile& target, PageFile& basis, std::span<uint8_t> buffers);
+  /// What a thread works with.
+  struct Hand {
+    PageFile target;
+    PageFile basis;
+    std::span<uint8_t> bytes;  // of a segment
+    std::span<uint8_t> old;
+    int64_t shift = 0;  // of the last segment, in bytes
+    unsigned vainSearches = 0;
+  };
+
+  Status surveySegment(uint64_t number, Hand& hand);
+  Result<SegmentBits> compare(const SurveyedSegment& segment, uint64_t firstPage, ByteSpan bytes, int64_t shift,
+                              Hand& hand);
+  Result<int64_t> searchShift(const SurveyedSegment& segment, uint64_t firstPage, ByteSpan bytes, Hand& hand);
+  void markUsed(const SurveyedSegment& segment, uint64_t firstPage);
   void keepOthers(SurveyedSegment& segment, ByteSpan bytes);
 
   const PageFile& target_;
   const PageFile& basis_;
   std::vector<SurveyedSegment> segments_;
+  std::vector<std::atomic<uint64_t>> used_;  // a bit for each page of the basis
   std::atomic<uint64_t> otherPages_{0};
   std::atomic<uint64_t> readBytes_{0};
   std::atomic<uint64_t> keptBytes_{0};
