@@ -736,7 +736,8 @@ function memoryOf(layout: LxcLayout): InstanceTree {
     path: layout.memory,
     excludeXattrs: [],
     durable: false,
-    inPlace: false,
+    // Writing all pages anew, most of them as they were, would be a good part of the downtime.
+    inPlace: true,
     // Each dump writes files of its own.
     timesTell: true,
   };
