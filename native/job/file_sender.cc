@@ -65,7 +65,7 @@ Result<FileSender::Source> FileSender::open(uint32_t index) {
   }
   source.file = std::move(file).value();
   DH_TRY(source.before, source.file.stat());
-  const Entry& entry = tree.entry(index);
+  const Entry entry = tree.entry(index);
   source.changed = static_cast<uint64_t>(source.before.st_size) != entry.value ||
                    source.before.st_mtim.tv_sec != entry.mtimeSeconds ||
                    source.before.st_mtim.tv_nsec != entry.mtimeNanoseconds;

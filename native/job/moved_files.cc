@@ -19,7 +19,7 @@ uint32_t MovedFiles::find(uint32_t wanted) {
     std::sort(bySize_.begin(), bySize_.end());
   }
   // Moved: name or time are the same, mostly both; copied: the name.
-  const Entry& entry = wanted_.entry(wanted);
+  const Entry entry = wanted_.entry(wanted);
   uint32_t best = kNoEntry;
   int bestMarks = 0;
   int candidates = 0;
@@ -27,7 +27,7 @@ uint32_t MovedFiles::find(uint32_t wanted) {
   auto at = std::lower_bound(bySize_.begin(), bySize_.end(), std::pair<uint64_t, uint32_t>(bytes, 0));
   for (; at != bySize_.end() && at->first == bytes && candidates < kMaxCandidates && bestMarks < 3;
        ++at, ++candidates) {
-    const Entry& other = own_.entry(at->second);
+    const Entry other = own_.entry(at->second);
     const bool sameTime = other.mtimeSeconds == entry.mtimeSeconds && other.mtimeNanoseconds == entry.mtimeNanoseconds;
     const int marks = (sameTime ? 2 : 0) + (own_.name(at->second) == wanted_.name(wanted) ? 1 : 0);
     if (marks <= bestMarks) continue;

@@ -302,7 +302,7 @@ class ReceiveJob final : public TransferJob {
       if (tree_.wanted.size() > 2 || (tree_.wanted.size() == 2 && tree_.wanted.isDirectory(1))) {
         return Error{Code::kProtocol, "the sender has more than the one entry that was asked for", 0};
       }
-      if (tree_.wanted.size() == 2) DH_CHECK(tree_.wanted.rename(1, *options_.entryName));
+      if (tree_.wanted.size() == 2) DH_CHECK(tree_.wanted.renameLast(*options_.entryName));
     }
     tree_.plan = planTree(tree_.own, tree_.wanted, verify_);
     tree_.missing.assign(tree_.wanted.size(), false);
@@ -527,8 +527,8 @@ class ReceiveJob final : public TransferJob {
     while (const auto pair = walk.next()) {
       if (pair->left == kNoEntry || pair->right == kNoEntry) continue;
       if (!left.isRegular(pair->left) || !now.isRegular(pair->right) || now.isFollower(pair->right)) continue;
-      const Entry& before = left.entry(pair->left);
-      const Entry& after = now.entry(pair->right);
+      const Entry before = left.entry(pair->left);
+      const Entry after = now.entry(pair->right);
       if (before.value != after.value || before.mtimeSeconds != after.mtimeSeconds ||
           before.mtimeNanoseconds != after.mtimeNanoseconds) {
         continue;

@@ -126,7 +126,7 @@ Result<File> SharedSender::openOld(uint32_t partner) {
   DH_TRY(const struct stat status, file.stat());
   const FileStamp& stamp = basis_.stamps[leader];
   const FileStamp found{status.st_ino, status.st_ctim.tv_sec, static_cast<uint32_t>(status.st_ctim.tv_nsec)};
-  const Entry& entry = tree.entry(leader);
+  const Entry entry = tree.entry(leader);
   if (stamp.inode == 0 || found != stamp || static_cast<uint64_t>(status.st_size) != entry.value ||
       status.st_mtim.tv_sec != entry.mtimeSeconds || status.st_mtim.tv_nsec != entry.mtimeNanoseconds) {
     return Error{Code::kChanged, "no basis any more", 0};

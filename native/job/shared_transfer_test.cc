@@ -468,7 +468,7 @@ TEST_CASE_FIXTURE(MemoryFixture, "a page that is not what the receiver's record 
   const auto record = readRecord(path);
   REQUIRE(record.has_value());
   REQUIRE(record->tree.size() == 2);
-  const Entry& before = record->tree.entry(1);
+  const Entry before = record->tree.entry(1);
   setMtime(to + "/ram", before.mtimeSeconds, before.mtimeNanoseconds);
   std::this_thread::sleep_for(std::chrono::milliseconds(50));
   const auto root = Directory::openRoot(to);

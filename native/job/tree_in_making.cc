@@ -17,12 +17,12 @@ Status TreeInMaking::renameInto(uint32_t index, const std::string& name, bool de
     renamed = partial.directory().rename(name, *parent, toName);
   }
   if (!renamed.ok()) return withPath(renamed.error(), wanted.path(index));
-  touched[wanted.entry(index).parent] = true;
+  touched[wanted.parent(index)] = true;
   return {};
 }
 
 bool mayStay(const TreeInMaking& tree, uint32_t own, const struct stat& status) {
-  const Entry& entry = tree.own.entry(own);
+  const Entry entry = tree.own.entry(own);
   return S_ISREG(status.st_mode) && status.st_nlink == 1 && static_cast<uint64_t>(status.st_size) == entry.value &&
          status.st_mtim.tv_sec == entry.mtimeSeconds && status.st_mtim.tv_nsec == entry.mtimeNanoseconds;
 }

@@ -37,7 +37,7 @@ Status TreeMaker::prepareDirectories() {
       made = parent->makeDirectory(name, 0700);
     }
     if (!made.ok()) return withPath(made.error(), tree_.wanted.path(index));
-    tree_.touched[index] = tree_.touched[tree_.wanted.entry(index).parent] = true;
+    tree_.touched[index] = tree_.touched[tree_.wanted.parent(index)] = true;
   }
   return {};
 }
@@ -129,7 +129,7 @@ Status TreeMaker::deleteOthers() {
     auto removed = parent->removeTree(std::string(tree_.own.name(index)));
     if (!removed.ok()) return withPath(removed.error(), tree_.own.path(index));
     deletedEntries_ += removed.value();
-    tree_.touched[wantedOf[tree_.own.entry(index).parent]] = true;
+    tree_.touched[wantedOf[tree_.own.parent(index)]] = true;
   }
   return {};
 }

@@ -74,8 +74,8 @@ class Itemizer {
   // cstpoguax of an entry that is there already.
   std::string letters(uint32_t partner, uint32_t index) const {
     std::string letters(9, '.');
-    const Entry& mine = own_.entry(partner);
-    const Entry& other = wanted_.entry(index);
+    const Entry mine = own_.entry(partner);
+    const Entry other = wanted_.entry(index);
     const Attributes& myAttributes = own_.attributes(partner);
     const Attributes& attributes = wanted_.attributes(index);
     if (wanted_.isRegular(index)) {

@@ -9,7 +9,7 @@ namespace {
 uint32_t add(Tree& tree, uint32_t parent, std::string_view name, uint32_t mode, uint64_t value, int64_t mtime = 1) {
   Entry entry;
   entry.parent = parent;
-  entry.depth = parent == kNoEntry ? 0 : static_cast<uint16_t>(tree.entry(parent).depth + 1);
+  entry.depth = parent == kNoEntry ? 0 : static_cast<uint16_t>(tree.depth(parent) + 1);
   entry.mtimeSeconds = mtime;
   entry.value = value;
   entry.attributes = tree.internAttributes(Attributes{mode, 0, 0, 0}).value();

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 #include "hash/blake3.h"
 #include "hash/content_digest.h"
@@ -64,28 +65,29 @@ bool ManifestEncoder::next(Bytes& output, size_t targetBytes) {
 
 void ManifestEncoder::encode(uint32_t index, Bytes& output) {
   Writer writer(output);
-  const Entry& entry = tree_.entry(index);
-  const Entry* before = index > 0 ? &tree_.entry(index - 1) : nullptr;
-  const Digest* digest = withDigests_ && tree_.isRegular(index) ? tree_.digest(index) : nullptr;
-  const bool follower = tree_.isFollower(index);
+  const bool first = index == 0;
+  const Entry before = std::exchange(before_, tree_.entry(index));
+  const Entry& entry = before_;
+  const Attributes& attributes = tree_.attributesTable()[entry.attributes];
+  const Digest* digest = withDigests_ && S_ISREG(attributes.mode) ? tree_.digest(index) : nullptr;
+  const bool follower = entry.leader != kNoEntry;
   uint8_t flags = 0;
   if (follower) {
     flags = kFollower;
   } else {
     if (digest != nullptr) flags |= kHasDigest;
-    if (before != nullptr && before->attributes == entry.attributes) {
+    if (!first && before.attributes == entry.attributes) {
       flags |= kSameAttributes;
     } else if (attributesIndex_[entry.attributes] == kNoEntry) {
       flags |= kNewAttributes;
     }
-    if (before != nullptr && before->mtimeSeconds == entry.mtimeSeconds &&
-        before->mtimeNanoseconds == entry.mtimeNanoseconds) {
+    if (!first && before.mtimeSeconds == entry.mtimeSeconds && before.mtimeNanoseconds == entry.mtimeNanoseconds) {
       flags |= kSameMtime;
     }
   }
   writer.u8(flags);
-  if (before != nullptr) {
-    writer.varint(static_cast<uint64_t>(before->depth) + 1 - entry.depth);
+  if (!first) {
+    writer.varint(static_cast<uint64_t>(before.depth) + 1 - entry.depth);
     // Names share their beginning with the sibling before, which sorts right in front.
     const std::string_view name = tree_.name(index);
     size_t shared = 0;
@@ -108,7 +110,6 @@ void ManifestEncoder::encode(uint32_t index, Bytes& output) {
   if (!(flags & kSameAttributes)) {
     if (flags & kNewAttributes) {
       attributesIndex_[entry.attributes] = attributesCount_++;
-      const Attributes& attributes = tree_.attributes(index);
       writer.varint(attributes.mode);
       writer.varint(attributes.uid);
       writer.varint(attributes.gid);
@@ -118,7 +119,7 @@ void ManifestEncoder::encode(uint32_t index, Bytes& output) {
       } else {
         list = xattrsCount_++;
         writer.varint(list);
-        const XattrList& xattrs = tree_.xattrs(index);
+        const XattrList& xattrs = tree_.xattrTable()[attributes.xattrs];
         writer.varint(xattrs.size());
         for (const Xattr& xattr : xattrs) {
           writer.bytes(asBytes(xattr.name));
@@ -131,16 +132,16 @@ void ManifestEncoder::encode(uint32_t index, Bytes& output) {
   }
   if (!(flags & kSameMtime)) {
     // Wraps around rather than overflows; the reader wraps back.
-    const uint64_t base = before != nullptr ? static_cast<uint64_t>(before->mtimeSeconds) : 0;
+    const uint64_t base = first ? 0 : static_cast<uint64_t>(before.mtimeSeconds);
     writer.varint(zigzag(static_cast<int64_t>(static_cast<uint64_t>(entry.mtimeSeconds) - base)));
     writer.varint(entry.mtimeNanoseconds);
   }
-  if (tree_.isRegular(index)) {
+  if (S_ISREG(attributes.mode)) {
     writer.varint(entry.value);
     if (digest != nullptr) writer.raw(*digest);
-  } else if (tree_.isSymlink(index)) {
+  } else if (S_ISLNK(attributes.mode)) {
     writer.bytes(asBytes(tree_.target(index)));
-  } else if (tree_.isDevice(index)) {
+  } else if (S_ISCHR(attributes.mode) || S_ISBLK(attributes.mode)) {
     writer.varint(gnu_dev_major(entry.value));
     writer.varint(gnu_dev_minor(entry.value));
   }
@@ -167,7 +168,7 @@ Status ManifestDecoder::decode(Reader& reader) {
   Entry entry;
   std::string name;
   if (index > 0) {
-    const Entry& before = tree_.entry(index - 1);
+    const Entry before = tree_.entry(index - 1);
     // How many levels up from inside the entry before; never above the root's children.
     DH_TRY(const uint64_t up, reader.varint(before.depth));
     entry.depth = static_cast<uint16_t>(before.depth + 1u - up);
@@ -199,7 +200,7 @@ Status ManifestDecoder::decode(Reader& reader) {
     if (distance == 0) return corrupt("a hard link to itself");
     const auto leader = static_cast<uint32_t>(index - distance);
     if (tree_.isDirectory(leader) || tree_.isFollower(leader)) return corrupt("a hard link to what cannot be linked");
-    const Entry& first = tree_.entry(leader);
+    const Entry first = tree_.entry(leader);
     entry.leader = leader;
     entry.attributes = first.attributes;
     entry.mtimeSeconds = first.mtimeSeconds;
@@ -219,8 +220,9 @@ Status ManifestDecoder::decode(Reader& reader) {
   }
   if (flags & kSameMtime) {
     if (index == 0) return corrupt("mtime");
-    entry.mtimeSeconds = tree_.entry(index - 1).mtimeSeconds;
-    entry.mtimeNanoseconds = tree_.entry(index - 1).mtimeNanoseconds;
+    const Entry before = tree_.entry(index - 1);
+    entry.mtimeSeconds = before.mtimeSeconds;
+    entry.mtimeNanoseconds = before.mtimeNanoseconds;
   } else {
     DH_TRY(const uint64_t seconds, reader.varint());
     DH_TRY(const uint64_t nanoseconds, reader.varint(999'999'999));

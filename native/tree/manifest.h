@@ -30,6 +30,7 @@ class ManifestEncoder {
   const Tree& tree_;
   bool withDigests_;
   uint32_t next_ = 0;
+  Entry before_;                           // the one written last
   std::vector<uint32_t> lastSibling_;      // by depth: the entry before, in the same directory
   std::vector<uint32_t> attributesIndex_;  // of the tree's table → of the manifest
   std::vector<uint32_t> xattrsIndex_;

@@ -148,7 +148,7 @@ Result<XattrList> readOwnXattrs(const Directory& directory, const std::vector<st
 }
 
 Metadata metadataOf(const Tree& tree, uint32_t index) {
-  const Entry& entry = tree.entry(index);
+  const Entry entry = tree.entry(index);
   const Attributes& attributes = tree.attributes(index);
   return Metadata{attributes.mode,    attributes.uid,         attributes.gid,
                   entry.mtimeSeconds, entry.mtimeNanoseconds, &tree.xattrs(index)};

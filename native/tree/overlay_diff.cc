@@ -29,7 +29,7 @@ class Differ {
     keepLinksTogether();
     findOpaque();
     for (uint32_t index = full_.size(); index-- > 1;) {
-      if (wanted_[index]) wanted_[full_.entry(index).parent] = true;
+      if (wanted_[index]) wanted_[full_.parent(index)] = true;
     }
     wanted_[0] = true;
     return build();
@@ -103,7 +103,7 @@ class Differ {
   void findOpaque() {
     std::vector<bool> keeps(full_.size(), false);
     for (uint32_t index = 1; index < full_.size(); ++index) {
-      if (partner_[index] != kNoEntry) keeps[full_.entry(index).parent] = true;
+      if (partner_[index] != kNoEntry) keeps[full_.parent(index)] = true;
     }
     for (auto& [directory, names] : deleted_) {
       if (directory == 0 || keeps[directory]) continue;  // the root's mount would ignore it
@@ -159,8 +159,8 @@ class Differ {
     };
     for (uint32_t index = 0; index < full_.size(); ++index) {
       if (!wanted_[index]) continue;
-      const Entry& entry = full_.entry(index);
-      while (!open.empty() && full_.entry(open.back()).depth >= entry.depth) {
+      const uint16_t depth = full_.depth(index);
+      while (!open.empty() && full_.depth(open.back()) >= depth) {
         DH_CHECK(flush({}, true));
         open.pop_back();
         emitted.pop_back();
@@ -184,7 +184,6 @@ class Differ {
     Entry entry = full_.entry(index);
     if (index > 0) entry.parent = indexOf[entry.parent];
     if (full_.isFollower(index)) entry.leader = indexOf[entry.leader];
-    entry.digest = kNoEntry;
     Attributes attributes = full_.attributes(index);
     XattrList xattrs = full_.xattrs(index);
     if (opaque_[index]) {
@@ -210,7 +209,7 @@ class Differ {
   Status whiteout(Tree& diff, uint32_t parent, std::string_view name) {
     Entry entry;
     entry.parent = parent;
-    entry.depth = static_cast<uint16_t>(diff.entry(parent).depth + 1);
+    entry.depth = static_cast<uint16_t>(diff.depth(parent) + 1);
     DH_TRY(entry.attributes, diff.internAttributes(Attributes{S_IFCHR, 0, 0, 0}));
     DH_CHECK(diff.append(name, entry));
     return {};

@@ -130,8 +130,8 @@ void addRecordedDigests(const TreeRecord& record, Tree& tree, const std::vector<
     const Digest* digest = record.tree.digest(pair->left);
     const FileStamp& stamp = record.stamps[pair->left];
     if (digest == nullptr || stamp.inode == 0 || stamp != stamps[pair->right]) continue;
-    const Entry& then = record.tree.entry(pair->left);
-    const Entry& now = tree.entry(pair->right);
+    const Entry then = record.tree.entry(pair->left);
+    const Entry now = tree.entry(pair->right);
     if (then.value != now.value || then.mtimeSeconds != now.mtimeSeconds ||
         then.mtimeNanoseconds != now.mtimeNanoseconds) {
       continue;

@@ -183,7 +183,7 @@ class Scanner {
       const auto [at, added] = leaders_.try_emplace(InodeKey{status.st_dev, status.st_ino}, tree.size());
       // A link whose inode was changed between the two looks at it stays a link; what it says is the leader's.
       if (!added && (tree.mode(at->second) & S_IFMT) == (status.st_mode & S_IFMT)) {
-        const Entry& leader = tree.entry(at->second);
+        const Entry leader = tree.entry(at->second);
         entry.leader = at->second;
         entry.attributes = leader.attributes;
         entry.mtimeSeconds = leader.mtimeSeconds;
@@ -224,7 +224,7 @@ Result<ScanResult> scanTree(const Directory& root, const ScanOptions& options, N
 }
 
 Result<const Directory*> ParentCache::parentOf(uint32_t index) {
-  const uint32_t parent = tree_.entry(index).parent;
+  const uint32_t parent = tree_.parent(index);
   if (parent == kNoEntry) return Error{Code::kInvalidArgument, "the root has no parent in its tree", 0};
   if (parent != last_) {
     last_ = kNoEntry;

@@ -11,17 +11,19 @@ Tree::Tree() {
 }
 
 std::string_view Tree::name(uint32_t index) const {
-  const Entry& entry = entries_[index];
-  return {names_.data() + entry.nameOffset, entry.nameBytes};
+  if (index < packed()) return blockOf(index).name(index % kBlockEntries);
+  const uint32_t at = index - packed();
+  const uint32_t begin = at > 0 ? nameEnds_[at - 1] : 0;
+  return std::string_view(names_).substr(begin, nameEnds_[at] - begin);
 }
 
 std::string Tree::path(uint32_t index) const {
   size_t length = 0;
-  for (uint32_t at = index; entries_[at].depth > 0; at = entries_[at].parent) length += entries_[at].nameBytes + 1u;
+  for (uint32_t at = index; depth(at) > 0; at = parent(at)) length += name(at).size() + 1u;
   if (length == 0) return {};
   std::string path(length - 1, '/');
   size_t end = path.size();
-  for (uint32_t at = index; entries_[at].depth > 0; at = entries_[at].parent) {
+  for (uint32_t at = index; depth(at) > 0; at = parent(at)) {
     const std::string_view part = name(at);
     end -= part.size();
     std::memcpy(path.data() + end, part.data(), part.size());
@@ -31,14 +33,14 @@ std::string Tree::path(uint32_t index) const {
 }
 
 const Digest* Tree::digest(uint32_t index) const {
-  const uint32_t digest = entries_[index].digest;
-  return digest == kNoEntry ? nullptr : &digests_[digest];
+  if (index >= digestOf_.size() || digestOf_[index] == kNoEntry) return nullptr;
+  return &digests_[digestOf_[index]];
 }
 
 uint32_t Tree::subtreeEnd(uint32_t index) const {
-  const uint16_t depth = entries_[index].depth;
+  const uint16_t above = depth(index);
   uint32_t end = index + 1;
-  while (end < size() && entries_[end].depth > depth) ++end;
+  while (end < size() && depth(end) > above) ++end;
   return end;
 }
 
@@ -81,49 +83,58 @@ Result<uint32_t> Tree::addTarget(std::string target) {
 }
 
 Result<uint32_t> Tree::append(std::string_view name, Entry entry) {
-  if (entries_.size() >= kMaxTreeEntries) return Error{Code::kLimit, "entries of a tree", 0};
-  if (names_.size() + name.size() > kMaxTreeNamesBytes) return Error{Code::kLimit, "names of a tree", 0};
-  entry.nameOffset = static_cast<uint32_t>(names_.size());
-  entry.nameBytes = static_cast<uint16_t>(name.size());
-  names_.insert(names_.end(), name.begin(), name.end());
+  if (size() >= kMaxTreeEntries) return Error{Code::kLimit, "entries of a tree", 0};
+  if (namesBytes_ + name.size() > kMaxTreeNamesBytes) return Error{Code::kLimit, "names of a tree", 0};
   if (entry.leader == kNoEntry && S_ISREG(attributes_[entry.attributes].mode)) {
     if (__builtin_add_overflow(totalBytes_, entry.value, &totalBytes_)) return Error{Code::kLimit, "size of a tree", 0};
     ++totalFiles_;
   }
+  // Not before there is one more, so that the last one can have another name.
+  if (entries_.size() == kBlockEntries) {
+    blocks_.emplace_back(entries_, names_, nameEnds_);
+    entries_.clear();
+    names_.clear();
+    nameEnds_.clear();
+  }
+  namesBytes_ += name.size();
+  names_ += name;
+  nameEnds_.push_back(static_cast<uint32_t>(names_.size()));
   entries_.push_back(entry);
-  return static_cast<uint32_t>(entries_.size() - 1);
+  return size() - 1;
 }
 
 void Tree::setDigest(uint32_t index, const Digest& digest) {
-  Entry& entry = entries_[index];
-  if (entry.digest != kNoEntry) {
-    digests_[entry.digest] = digest;
+  if (index >= digestOf_.size()) digestOf_.resize(size_t{index} + 1, kNoEntry);
+  uint32_t& at = digestOf_[index];
+  if (at != kNoEntry) {
+    digests_[at] = digest;
     return;
   }
-  entry.digest = static_cast<uint32_t>(digests_.size());
+  at = static_cast<uint32_t>(digests_.size());
   digests_.push_back(digest);
 }
 
-Status Tree::rename(uint32_t index, std::string_view name) {
-  if (names_.size() + name.size() > kMaxTreeNamesBytes) return Error{Code::kLimit, "names of a tree", 0};
-  entries_[index].nameOffset = static_cast<uint32_t>(names_.size());
-  entries_[index].nameBytes = static_cast<uint16_t>(name.size());
-  names_.insert(names_.end(), name.begin(), name.end());
+Status Tree::renameLast(std::string_view name) {
+  const size_t before = this->name(size() - 1).size();
+  if (namesBytes_ - before + name.size() > kMaxTreeNamesBytes) return Error{Code::kLimit, "names of a tree", 0};
+  namesBytes_ += name.size() - before;
+  names_.replace(names_.size() - before, before, name);
+  nameEnds_.back() = static_cast<uint32_t>(names_.size());
   return {};
 }
 
 bool sameMetadata(const Tree& left, uint32_t leftIndex, const Tree& right, uint32_t rightIndex) {
-  const Entry& a = left.entry(leftIndex);
-  const Entry& b = right.entry(rightIndex);
-  const Attributes& attributesA = left.attributes(leftIndex);
-  const Attributes& attributesB = right.attributes(rightIndex);
+  const Entry a = left.entry(leftIndex);
+  const Entry b = right.entry(rightIndex);
+  const Attributes& attributesA = left.attributesTable()[a.attributes];
+  const Attributes& attributesB = right.attributesTable()[b.attributes];
   if (attributesA.mode != attributesB.mode || attributesA.uid != attributesB.uid ||
       attributesA.gid != attributesB.gid) {
     return false;
   }
   if (a.mtimeSeconds != b.mtimeSeconds || a.mtimeNanoseconds != b.mtimeNanoseconds) return false;
-  if (left.xattrs(leftIndex) != right.xattrs(rightIndex)) return false;
-  if (left.isSymlink(leftIndex)) return left.target(leftIndex) == right.target(rightIndex);
+  if (left.xattrTable()[attributesA.xattrs] != right.xattrTable()[attributesB.xattrs]) return false;
+  if (S_ISLNK(attributesA.mode)) return left.target(leftIndex) == right.target(rightIndex);
   return a.value == b.value;
 }
 
@@ -139,8 +150,8 @@ std::optional<Pair> PairWalk::next() {
   if (!leftMore || !rightMore) {
     order = leftMore ? -1 : 1;
   } else {
-    const uint16_t leftDepth = left_.entry(leftAt_).depth;
-    const uint16_t rightDepth = right_.entry(rightAt_).depth;
+    const uint16_t leftDepth = left_.depth(leftAt_);
+    const uint16_t rightDepth = right_.depth(rightAt_);
     order = leftDepth != rightDepth ? (leftDepth > rightDepth ? -1 : 1)
                                     : left_.name(leftAt_).compare(right_.name(rightAt_));
   }

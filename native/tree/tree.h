@@ -12,6 +12,7 @@
 
 #include "base/bytes.h"
 #include "base/result.h"
+#include "tree/entry_block.h"
 
 namespace deltahop {
 
@@ -34,8 +35,6 @@ struct Attributes {
   bool operator==(const Attributes&) const = default;
 };
 
-inline constexpr uint32_t kNoEntry = UINT32_MAX;
-
 // Bounds of a tree, on the wire and in memory alike.
 inline constexpr uint32_t kMaxTreeEntries = 1u << 23;
 inline constexpr size_t kMaxTreeNamesBytes = size_t{512} << 20;
@@ -46,34 +45,31 @@ inline constexpr size_t kMaxTargetBytes = 4095;
 inline constexpr size_t kMaxXattrValueBytes = 64 << 10;
 inline constexpr size_t kMaxXattrListBytes = 512 << 10;
 
-/// One entry; its texts and tables are the Tree's.
-struct Entry {
-  int64_t mtimeSeconds = 0;
-  uint64_t value = 0;  // regular file: bytes; device: dev_t; symlink: index of its target; else 0
-  uint32_t mtimeNanoseconds = 0;
-  uint32_t parent = kNoEntry;
-  uint32_t nameOffset = 0;
-  uint32_t attributes = 0;
-  uint32_t leader = kNoEntry;  // the earlier entry of which this one is a further hard link
-  uint32_t digest = kNoEntry;  // index of the content digest, if the tree carries one
-  uint16_t nameBytes = 0;
-  uint16_t depth = 0;  // 0 is the root itself
-};
-
 /// Entries in depth-first order, siblings sorted byte-wise by name; entry 0 is the root directory, with an empty name.
 /// A parent stands before its children, a leader before its followers.
 class Tree {
  public:
   Tree();
 
-  uint32_t size() const { return static_cast<uint32_t>(entries_.size()); }
-  const Entry& entry(uint32_t index) const { return entries_[index]; }
-  const Attributes& attributes(uint32_t index) const { return attributes_[entries_[index].attributes]; }
+  uint32_t size() const { return packed() + static_cast<uint32_t>(entries_.size()); }
+  Entry entry(uint32_t index) const {
+    return index < packed() ? blockOf(index).entry(index % kBlockEntries) : entries_[index - packed()];
+  }
+  uint32_t parent(uint32_t index) const {
+    return index < packed() ? blockOf(index).parent(index % kBlockEntries) : entries_[index - packed()].parent;
+  }
+  uint16_t depth(uint32_t index) const {
+    return index < packed() ? blockOf(index).depth(index % kBlockEntries) : entries_[index - packed()].depth;
+  }
+  const Attributes& attributes(uint32_t index) const {
+    return attributes_[index < packed() ? blockOf(index).attributes(index % kBlockEntries)
+                                        : entries_[index - packed()].attributes];
+  }
   const XattrList& xattrs(uint32_t index) const { return xattrLists_[attributes(index).xattrs]; }
   std::string_view name(uint32_t index) const;
   /// From the root, components joined by '/'; empty for the root itself.
   std::string path(uint32_t index) const;
-  const std::string& target(uint32_t index) const { return targets_[entries_[index].value]; }
+  const std::string& target(uint32_t index) const { return targets_[value(index)]; }
   /// The content digest of a regular file, if known.
   const Digest* digest(uint32_t index) const;
   /// The first index behind everything that is beneath `index`.
@@ -85,9 +81,12 @@ class Tree {
   bool isSymlink(uint32_t index) const { return S_ISLNK(mode(index)); }
   bool isDevice(uint32_t index) const { return S_ISCHR(mode(index)) || S_ISBLK(mode(index)); }
   /// An overlay whiteout: a character device 0:0.
-  bool isWhiteout(uint32_t index) const { return S_ISCHR(mode(index)) && entry(index).value == 0; }
-  bool isFollower(uint32_t index) const { return entry(index).leader != kNoEntry; }
-  uint64_t fileBytes(uint32_t index) const { return isRegular(index) ? entry(index).value : 0; }
+  bool isWhiteout(uint32_t index) const { return S_ISCHR(mode(index)) && value(index) == 0; }
+  bool isFollower(uint32_t index) const {
+    return kNoEntry !=
+           (index < packed() ? blockOf(index).leader(index % kBlockEntries) : entries_[index - packed()].leader);
+  }
+  uint64_t fileBytes(uint32_t index) const { return isRegular(index) ? value(index) : 0; }
 
   /// Sum of the regular files' bytes and their number, hard links counted once.
   uint64_t totalBytes() const { return totalBytes_; }
@@ -102,17 +101,30 @@ class Tree {
   Result<uint32_t> internXattrs(const XattrList& xattrs);
   /// Index of a symlink's target, to be the entry's value.
   Result<uint32_t> addTarget(std::string target);
-  /// Adds an entry behind all others. The caller keeps the order; nameOffset and nameBytes are filled in here.
+  /// Adds an entry behind all others. The caller keeps the order.
   Result<uint32_t> append(std::string_view name, Entry entry);
   void setDigest(uint32_t index, const Digest& digest);
-  /// Gives an entry another name. The caller keeps the order.
-  Status rename(uint32_t index, std::string_view name);
+  /// Gives the last entry another name. The caller keeps the order.
+  Status renameLast(std::string_view name);
 
  private:
+  static constexpr uint32_t kBlockEntries = 256;
+
+  uint32_t packed() const { return static_cast<uint32_t>(blocks_.size()) * kBlockEntries; }
+  const EntryBlock& blockOf(uint32_t index) const { return blocks_[index / kBlockEntries]; }
+  uint64_t value(uint32_t index) const {
+    return index < packed() ? blockOf(index).value(index % kBlockEntries) : entries_[index - packed()].value;
+  }
+
+  std::vector<EntryBlock> blocks_;
+  // Those behind the blocks: less than fill one.
   std::vector<Entry> entries_;
-  std::vector<char> names_;
+  std::string names_;
+  std::vector<uint32_t> nameEnds_;
+  size_t namesBytes_ = 0;  // of all
   std::vector<std::string> targets_;
   std::vector<Digest> digests_;
+  std::vector<uint32_t> digestOf_;  // by entry, as far as there are any: index of the digest, or kNoEntry
   std::vector<Attributes> attributes_;
   std::vector<XattrList> xattrLists_;
   std::unordered_map<std::string, uint32_t> attributesIndex_;

@@ -127,7 +127,7 @@ class TreeHasher {
   }
 
   Status checkUnchanged(uint32_t index, const struct stat& status) const {
-    const Entry& entry = tree_.entry(index);
+    const Entry entry = tree_.entry(index);
     if (S_ISREG(status.st_mode) && static_cast<uint64_t>(status.st_size) == entry.value &&
         status.st_mtim.tv_sec == entry.mtimeSeconds && status.st_mtim.tv_nsec == entry.mtimeNanoseconds) {
       return {};

@@ -10,8 +10,8 @@ uint32_t leaderOf(const Tree& tree, uint32_t index) {
 }
 
 bool sameContent(const Tree& own, uint32_t ownIndex, const Tree& wanted, uint32_t index, bool verify) {
-  const Entry& mine = own.entry(ownIndex);
-  const Entry& other = wanted.entry(index);
+  const Entry mine = own.entry(ownIndex);
+  const Entry other = wanted.entry(index);
   if (mine.value != other.value) return false;
   if (verify) {
     const Digest* myDigest = own.digest(leaderOf(own, ownIndex));
