@@ -25,6 +25,14 @@ interface Summary {
   error?: { message: string };
 }
 
+/** How good a figure's forecast was. */
+export interface Foresight {
+  /** What was thought likely, by what came: 1 is right, 2 is twice as much as came. */
+  ratio: number;
+  /** Whether what came lay in the bounds that were given. */
+  within: boolean;
+}
+
 /** One hop. */
 export interface HopRow {
   case: string;
@@ -34,8 +42,8 @@ export interface HopRow {
   totalMs: number;
   bytesSent: number;
   finalBytes: number;
-  /** What was forecast before it, by what came: 1 is right, 2 is twice as much as came. Null without a forecast. */
-  forecast: { downtime: number; bytes: number; total: number | null } | null;
+  /** What was forecast before it; null without a forecast. */
+  forecast: { downtime: Foresight; bytes: Foresight; total: Foresight | null } | null;
 }
 
 /** All hops of a case, and what its client saw over them. */
@@ -114,9 +122,13 @@ function rowOf(name: string, summary: Summary): HopRow {
       forecast === null
         ? null
         : {
-            downtime: forecast.downtimeMs.expected / downtimeMs,
-            bytes: forecast.bytesSent.expected / bytesSent,
-            total: forecast.totalMs === null ? null : forecast.totalMs.expected / totalMs,
+            downtime: foresight(forecast.downtimeMs, downtimeMs),
+            bytes: foresight(forecast.bytesSent, bytesSent),
+            total: forecast.totalMs === null ? null : foresight(forecast.totalMs, totalMs),
           },
   };
+}
+
+function foresight({ low, expected, high }: Expected, came: number): Foresight {
+  return { ratio: expected / came, within: low <= came && came <= high };
 }

@@ -5,7 +5,7 @@ import { Command } from 'commander';
 import { Testbed } from '../../test/testbed/testbed.js';
 import { median } from '../rows.js';
 import { downtimeCases } from './cases.js';
-import { type CaseResult, type HopRow, measureHops } from './hops.js';
+import { type CaseResult, type Foresight, type HopRow, measureHops } from './hops.js';
 
 interface Flags {
   case?: string;
@@ -48,10 +48,8 @@ for (const one of chosen) {
 if (json !== undefined) writeFileSync(json, `${JSON.stringify(rows, null, 1)}\n`);
 
 function show(title: string, { hops, client }: CaseResult): void {
-  const middle = (of: (row: HopRow) => number | null | undefined): number => {
-    const values = hops.map(of).filter((value) => value != null);
-    return values.length === 0 ? Number.NaN : median(values);
-  };
+  const middle = (of: (row: HopRow) => number | undefined): number =>
+    median(hops.map(of).filter((value) => value !== undefined));
   const ms = hops.map(({ downtimeMs }) => downtimeMs);
   console.log(`\n${title}`);
   console.log(`  downtime: median ${median(ms)} ms of ${hops.length} hops (${Math.min(...ms)} to ${Math.max(...ms)})`);
@@ -61,12 +59,14 @@ function show(title: string, { hops, client }: CaseResult): void {
   console.log(
     `  sent: ${middle(({ bytesSent }) => bytesSent)} bytes, of them frozen ${middle((row) => row.finalBytes)}`,
   );
-  const ratio = (of: (row: HopRow) => number | null | undefined): string => {
-    const value = middle(of);
-    return Number.isNaN(value) ? 'not said' : value.toFixed(2);
+  const foreseen = (of: (row: HopRow) => Foresight | null | undefined): string => {
+    const all = hops.map(of).filter((one) => one != null);
+    if (all.length === 0) return 'not said';
+    const within = all.filter((one) => one.within).length;
+    return `${median(all.map(({ ratio }) => ratio)).toFixed(2)} (in its bounds ${within} of ${all.length})`;
   };
   console.log(
-    `  forecast by what came: downtime ${ratio((row) => row.forecast?.downtime)}, bytes ${ratio((row) => row.forecast?.bytes)}, time ${ratio((row) => row.forecast?.total)}`,
+    `  forecast by what came: downtime ${foreseen((row) => row.forecast?.downtime)}, bytes ${foreseen((row) => row.forecast?.bytes)}, time ${foreseen((row) => row.forecast?.total)}`,
   );
   const { requests, lost, duplicated, reconnects, longestGapMs } = client;
   console.log(
