@@ -30,6 +30,8 @@ export interface PastHop {
   service: string;
   /** Name of the destination. */
   to: string;
+  /** An earlier instance of the service was there. */
+  returning: boolean;
   /** What the service's processes had in memory. */
   memoryBytes: number;
   layerBytesSent: number;
@@ -39,6 +41,12 @@ export interface PastHop {
   totalMs: number;
   downtimeMs: number;
   downtime: readonly DowntimeStage[];
+}
+
+/** Bounds, as parts of what was. */
+interface Doubt {
+  low: number;
+  high: number;
 }
 
 /** What is known before a migration. */
@@ -72,6 +80,15 @@ const unknownRounds = { low: 0.0, expected: 0.1, high: 1 };
  * redis: 24 kB of 0.3 MB, 15 kB of 13 MB, 45 kB of 100 MB. One that has changed wholly meanwhile costs all of it.
  */
 const unknownReturn = { leastBytes: 16 * 1024, low: 0, expected: 0.0003, high: 1 };
+
+/**
+ * What a service does between two hops is not always the same, so one or two say little. Measured with redis: 57, 15 and
+ * 15 kB; 22, 11 and 11 kB.
+ */
+const deltaDoubts: readonly Doubt[] = [
+  { low: 0.25, high: 2 },
+  { low: 0.5, high: 1.5 },
+];
 
 /** Of a service's memory, the last delta. */
 const unknownFinal = { low: 0.0005, expected: 0.005, high: 0.05 };
@@ -107,10 +124,13 @@ export function forecast(inputs: ForecastInputs): Forecast {
   const layerBytes = layers.bytes * layers.share + layers.files * manifestBytesPerFile;
   const image = (instance.memoryBytes + instance.filesBytes) * instance.share;
   // The first hop to a node brings everything; later ones are alike, so only they say something about each other.
-  const alike = inputs.returning && same.length > 1 ? same.slice(1) : same;
+  const alike = same.filter(({ returning }) => returning === inputs.returning);
   const instanceBytes: Range =
-    inputs.returning && same.length > 0
-      ? spread(alike.map(({ instanceBytesSent }) => instanceBytesSent))
+    inputs.returning && alike.length > 0
+      ? spread(
+          alike.map(({ instanceBytesSent }) => instanceBytesSent),
+          deltaDoubts[alike.length - 1],
+        )
       : inputs.returning
         ? sum(around(unknownReturn.leastBytes, 0.5), scaled(image, unknownReturn))
         : sum(around(image, sampleError), scaled(image, unknownRounds));
@@ -208,9 +228,9 @@ function total(inputs: ForecastInputs, bytes: Range, bytesPerMs: number, alike: 
   return sum(scaled(1 / bytesPerMs, bytes), { low: beside.low, expected: beside.expected, high: beside.high + trips });
 }
 
-/** What was, and 30 % around it. */
-function spread(values: readonly number[]): Range {
-  return { low: 0.7 * Math.min(...values), expected: median(values), high: 1.3 * Math.max(...values) };
+/** What was, and so much around it. */
+function spread(values: readonly number[], { low, high }: Doubt = { low: 0.7, high: 1.3 }): Range {
+  return { low: low * Math.min(...values), expected: median(values), high: high * Math.max(...values) };
 }
 
 function around(value: number, share: number): Range {

@@ -75,6 +75,12 @@ export interface HealthOutcome {
   kept: 'source' | 'destination' | 'both';
 }
 
+/** The destination's answer to the commit. */
+export interface ToldCommit extends CommitReply {
+  /** Date.now() when it came. The service has been running by then, and waits for nothing that follows. */
+  toldAtMs: number;
+}
+
 /** How one that is not the live migration hears of what happens. */
 export type OnWarning = (message: string) => void;
 
@@ -200,7 +206,7 @@ export class Outgoing {
     destination: DestinationControl,
     onWarning: OnWarning,
     signal: AbortSignal,
-  ): Promise<CommitReply> {
+  ): Promise<ToldCommit> {
     const detached = this.#live.get(migration)?.detach.signal ?? signal;
     const ends = AbortSignal.any([this.#closing.signal, signal, detached]);
     try {
@@ -579,10 +585,11 @@ async function tellCommit(
   peer: string,
   onWarning: OnWarning,
   ends: AbortSignal,
-): Promise<CommitReply> {
+): Promise<ToldCommit> {
   for (let pauseMs = firstRetryMs; ; pauseMs = Math.min(pauseMs * 2, longestRetryMs)) {
     try {
-      return await destination.commit(migration);
+      const reply = await destination.commit(migration);
+      return { ...reply, toldAtMs: Date.now() };
     } catch (error) {
       if (isFinal(error)) throw error;
       onWarning(`the hand-off is decided, ${peer} has not heard it yet (${messageOf(error)}); asking again`);

@@ -9,6 +9,7 @@ const count = z.number().nonnegative();
 const hopSchema = z.object({
   service: z.string(),
   to: z.string(),
+  returning: z.boolean(),
   memoryBytes: count,
   layerBytesSent: count,
   instanceBytesSent: count,

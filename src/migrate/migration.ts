@@ -14,15 +14,8 @@ import {
   type JudgedForecast,
   judge,
 } from './forecast.js';
-import type { HealthOutcome, MigrationContext, Outgoing, PeerLink } from './handoff.js';
-import {
-  type CommitReply,
-  instanceSlot,
-  layerSlot,
-  type OfferedLayer,
-  type OfferReply,
-  type PrepareReply,
-} from './offer.js';
+import type { HealthOutcome, MigrationContext, Outgoing, PeerLink, ToldCommit } from './handoff.js';
+import { instanceSlot, layerSlot, type OfferedLayer, type OfferReply, type PrepareReply } from './offer.js';
 import { ownedService, type ServiceRecord } from './ownership.js';
 import { Pace } from './pace.js';
 import {
@@ -339,8 +332,7 @@ export class Migration {
         await this.#outgoing.decide(this.id, frozen);
         decided = true;
         const figures = { ...at, ...sent, preparedAtMs, prepare, decidedAtMs: Date.now() };
-        const commit = await this.#handOver(cancelled);
-        const toldAtMs = Date.now();
+        const { toldAtMs, ...commit } = await this.#handOver(cancelled);
         this.#downtimeMs = Math.max(0, Math.round(toldAtMs - commit.runningForMs - at.frozenAtMs));
         this.#downtime = downtimeStages({ ...figures, commit, toldAtMs });
       });
@@ -411,7 +403,7 @@ export class Migration {
     return await Promise.race([asked, early.catch(() => asked)]);
   }
 
-  async #handOver(signal: AbortSignal): Promise<CommitReply> {
+  async #handOver(signal: AbortSignal): Promise<ToldCommit> {
     const onWarning = (message: string): void => this.#onEvent({ type: 'warning', message });
     return await this.#outgoing.complete(this.id, this.#destination, onWarning, signal);
   }
@@ -427,6 +419,7 @@ export class Migration {
     await history.addHop({
       service: this.#service,
       to: this.#destinationName,
+      returning: inputs.returning,
       memoryBytes: inputs.instance.memoryBytes,
       layerBytesSent,
       instanceBytesSent: bytesSent - layerBytesSent,

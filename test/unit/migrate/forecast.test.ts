@@ -24,6 +24,7 @@ function hop(instanceBytesSent: number, downtimeMs: number, more: Partial<PastHo
   return {
     service: 'web',
     to: 'edge-b',
+    returning: true,
     memoryBytes: 32 * mib,
     layerBytesSent: 0,
     instanceBytesSent,
@@ -60,14 +61,19 @@ test('without a rate the time is not guessed, the downtime still is, and with wi
 });
 
 test('a hop like earlier ones is foretold from them, more narrowly', () => {
-  const past = [hop(20 * mib, 420, { layerBytesSent: 40 * mib }), hop(200_000, 400), hop(220_000, 380)];
+  const everything = hop(20 * mib, 420, { layerBytesSent: 40 * mib, returning: false });
+  const past = [everything, hop(200_000, 400), hop(220_000, 380)];
   const layers = { bytes: 0, files: 0, share: 1 };
   const { bytesSent, downtimeMs } = forecast({ ...first, layers, returning: true, past });
-  assert.ok(bytesSent.low >= 100_000 && bytesSent.high <= 300_000, JSON.stringify(bytesSent));
+  assert.ok(bytesSent.low >= 100_000 && bytesSent.high <= 350_000, JSON.stringify(bytesSent));
   assert.is(downtimeMs.expected, 400);
   assert.ok(downtimeMs.low > 250 && downtimeMs.high < 600, JSON.stringify(downtimeMs));
   const unknown = forecast({ ...first, layers, returning: true });
   assert.ok(unknown.bytesSent.high > 50 * unknown.bytesSent.low, 'nobody has seen it going there');
+  const returned = forecast({ ...first, layers, returning: true, past: [everything] });
+  assert.equal(returned.bytesSent, unknown.bytesSent, 'what the first one brought says nothing of the second');
+  const once = forecast({ ...first, layers, returning: true, past: past.slice(0, 2) }).bytesSent;
+  assert.ok(once.low < bytesSent.low && once.high > bytesSent.high, 'one says less than two');
 });
 
 test('other services’ hops say how fast this machine is', () => {

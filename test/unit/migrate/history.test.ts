@@ -12,6 +12,7 @@ const scratch = scratchDirectory('history');
 const hop: PastHop = {
   service: 'web',
   to: 'edge-b',
+  returning: true,
   memoryBytes: 1,
   layerBytesSent: 2,
   instanceBytesSent: 3,
