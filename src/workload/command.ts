@@ -1,4 +1,8 @@
 import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process';
+import type { Socket } from 'node:net';
+import { createInterface } from 'node:readline';
+import type { Readable } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { DeltahopError } from '../errors.js';
 
 /** How a command is run. */
@@ -167,11 +171,56 @@ export interface Watching extends Detached {
  * @throws DeltahopError DELTAHOP_E_TOOL_MISSING if it cannot be started.
  */
 export async function startWatching(argv: readonly string[]): Promise<Watching> {
+  return (await watching(argv, 'ignore')).program;
+}
+
+/** A program that answers each line of its input by one line. */
+export interface Conversing extends Watching {
+  /** @throws DeltahopError DELTAHOP_E_TIMEOUT; DELTAHOP_E_WORKLOAD if it ends before it has answered. */
+  ask(line: string, limitMs: number): Promise<string>;
+}
+
+/**
+ * {@link startWatching} of a program to talk with.
+ *
+ * @throws DeltahopError DELTAHOP_E_TOOL_MISSING if it cannot be started.
+ */
+export async function startConversing(argv: readonly string[]): Promise<Conversing> {
+  const { program, child } = await watching(argv, 'pipe');
+  const [name = ''] = argv;
+  const lines = createInterface({ input: child.stdout as Readable })[Symbol.asyncIterator]();
+  const ask = async (line: string, limitMs: number): Promise<string> => {
+    child.stdin?.write(`${line}\n`);
+    const late = sleep(limitMs, null, { ref: false });
+    const answer = await Promise.race([lines.next(), late]);
+    if (answer === null) throw new DeltahopError('DELTAHOP_E_TIMEOUT', `${name} did not answer within ${limitMs} ms`);
+    if (answer.done === true) throw new DeltahopError('DELTAHOP_E_WORKLOAD', `${name} ended before it had answered`);
+    return answer.value;
+  };
+  // One at a time: answers come in the order of the questions.
+  let last: Promise<unknown> = Promise.resolve();
+  return {
+    ...program,
+    ask: (line, limitMs) => {
+      const answer = last.then(() => ask(line, limitMs));
+      last = answer.catch(() => {});
+      return answer;
+    },
+  };
+}
+
+async function watching(
+  argv: readonly string[],
+  stdout: 'ignore' | 'pipe',
+): Promise<{ program: Watching; child: ChildProcess }> {
   const [program = '', ...args] = argv;
-  const stdio: StdioOptions = ['pipe', 'ignore', 'ignore'];
+  const stdio: StdioOptions = ['pipe', stdout, 'ignore'];
   const child = spawn(program, args, { detached: true, cwd: '/', env: commandEnvironment(), stdio });
   child.stdin?.on('error', () => {});
-  return { ...(await detached(program, child)), release: () => child.stdin?.destroy() };
+  // It does not keep this process from its end: it waits for that.
+  child.unref();
+  (child.stdin as Socket | null)?.unref();
+  return { program: { ...(await detached(program, child)), release: () => child.stdin?.destroy() }, child };
 }
 
 function detached(program: string, child: ChildProcess): Promise<Detached> {

@@ -524,6 +524,84 @@ function onBridge(): string[] {
   return readdirSync('/sys/class/net/br0/brif').filter((name) => name.startsWith('dh'));
 }
 
+/** Runs a script in a container's network. */
+async function inNetworkOf(of: Workload, script: string): Promise<string> {
+  const { pid } = await driver.inspect(of);
+  return (await run(['nsenter', `--net=/proc/${pid}/ns/net`, '--', 'sh', '-ec', script])).stdout;
+}
+
+const showNetwork = `ip -brief link show eth0 | tr -s ' ' | cut -d@ -f1; ip link show eth0 | grep -o 'mtu [0-9]*\\|qlen [0-9]*\\|ALLMULTI'
+ip link show eth0 | cut -d: -f1 | head -1; ip -brief address show | sed 's/@if[0-9]*//'; ip route show; ip -6 route show
+cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/net/ipv4/conf/eth0/rp_filter /proc/sys/net/ipv4/tcp_rmem`;
+
+check('what a service has changed of its network goes with it, early or late', async () => {
+  const [a, b] = [workload('wired', 'a', { ip: '10.91.0.29/24' }), workload('wired', 'b', { ip: '10.91.0.29/24' })];
+  await driver.start(a);
+  await counts(a);
+  const changes = [
+    `ip link set eth0 mtu 1400 txqueuelen 77 allmulticast on; ip address add 10.92.0.7/32 dev eth0
+ip address add fd00:92::7/64 dev eth0 nodad; ip address add 10.92.0.8/32 dev lo; ip route add 10.93.0.0/16 via 10.91.0.1
+ip -6 route add fd00:93::/64 via fd00:92::1; echo 81 >/proc/sys/net/ipv4/ip_unprivileged_port_start
+echo 2 >/proc/sys/net/ipv4/conf/eth0/rp_filter; echo '4096 87380 5000000' >/proc/sys/net/ipv4/tcp_rmem`,
+    // Of what has been made ready by the first already, nothing may be left.
+    `ip link set eth0 mtu 1300 allmulticast off; ip address del 10.92.0.7/32 dev eth0; ip address add 10.92.0.9/32 dev lo
+ip address del 10.92.0.8/32 dev lo; ip route del 10.93.0.0/16; echo 0 >/proc/sys/net/ipv4/conf/eth0/rp_filter`,
+  ];
+  await inNetworkOf(a, changes[0] ?? '');
+  await driver.round(a, AbortSignal.timeout(30_000));
+  await copyInstance(a, b);
+  const arranged = await driver.arrange(b, AbortSignal.timeout(30_000));
+  await inNetworkOf(a, changes[1] ?? '');
+  const before = await inNetworkOf(a, showNetwork);
+  assert.match(before, /mtu 1300.*10\.92\.0\.9.*fd00:93::/s);
+  const frozen = await freeze(a);
+  await run(['rsync', '-aHAX', '--delete', `${a.path}/upper/`, `${b.path}/upper/`]);
+  await run(['rsync', '-aHAX', '--delete', `${a.path}/memory/`, `${b.path}/memory/`]);
+  const prepared = await arranged.prepare(AbortSignal.timeout(30_000));
+  await frozen.commit();
+  await prepared.commit();
+  await counts(b);
+  assert.is(await inNetworkOf(b, showNetwork), before);
+  // And once more, by what was made ready alone.
+  await hop(b, a);
+  assert.is(await inNetworkOf(a, showNetwork), before);
+  await driver.stop(a);
+});
+
+check('a network that is not plain is left to CRIU, with its firewall and its other interfaces', async () => {
+  const [a, b] = [workload('walled', 'a', { ip: '10.91.0.30/24' }), workload('walled', 'b', { ip: '10.91.0.30/24' })];
+  await driver.start(a);
+  await counts(a);
+  await driver.round(a, AbortSignal.timeout(30_000));
+  assert.ok(existsSync(join(a.path, 'memory/network.json')));
+  await copyInstance(a, b);
+  const arranged = await driver.arrange(b, AbortSignal.timeout(30_000));
+  await inNetworkOf(a, 'ip link add other type bridge; nft add table inet wall');
+  const frozen = await freeze(a);
+  assert.not(existsSync(join(a.path, 'memory/network.json')));
+  await run(['rsync', '-aHAX', '--delete', `${a.path}/upper/`, `${b.path}/upper/`]);
+  await run(['rsync', '-aHAX', '--delete', `${a.path}/memory/`, `${b.path}/memory/`]);
+  const prepared = await arranged.prepare(AbortSignal.timeout(30_000));
+  await frozen.commit();
+  await prepared.commit();
+  await counts(b);
+  assert.match(await inNetworkOf(b, 'ip link show; nft list tables'), /other.*inet wall/s);
+  await inNetworkOf(b, 'ip link delete other; nft delete table inet wall');
+  await hop(b, a);
+  assert.ok(existsSync(join(b.path, 'memory/network.json')), 'it is plain again');
+  await driver.stop(a);
+});
+
+/** Moves a service whose files are complete at the stop. */
+async function hop(from: Workload, to: Workload): Promise<void> {
+  const frozen = await freeze(from);
+  await copyInstance(from, to);
+  const prepared = await prepare(to);
+  await frozen.commit();
+  await prepared.commit();
+  await counts(to);
+}
+
 check('a restore that is given up can be made again', async () => {
   const [a, b] = [workload('again', 'a'), workload('again', 'b')];
   await driver.start(a);

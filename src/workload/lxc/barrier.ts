@@ -16,6 +16,7 @@ import {
   waitUntil,
 } from '../verdict.js';
 import { announce } from './announcement.js';
+import { networkKey } from './container-network.js';
 import { type Criu, type Dump, dumpCommand } from './criu.js';
 import { onlineProcessors } from './machine.js';
 import { type Freezer, healRegisters, keepRegisters } from './registers.js';
@@ -34,6 +35,7 @@ import { type Freezer, healRegisters, keepRegisters } from './registers.js';
  *     kind         round, freeze or prepare
  *     frozen-at    its time of change is the moment before the first process was stopped
  *     stopped      round, freeze: no process runs any more
+ *     network      prepare: where the container's network is, if that is made already (see container-network)
  *     go           prepare: the image is complete, CRIU may begin
  *     held         the barrier is reached; of a round: nothing more is asked of what stood still for it
  *     verdict      `commit` or `abort`: whoever makes it first has decided (link(2) and O_EXCL see to it)
@@ -148,7 +150,7 @@ cd ${quote(directory)} || exit 1
 [ -z "$CRTOOLS_INIT_PID" ] || [ -e init ] || { read -r line <"/proc/$CRTOOLS_INIT_PID/stat" && echo "$line" >init; }
 case $CRTOOLS_SCRIPT_ACTION in
 pre-restore) [ ! -e verdict ] || exit 1 ;;
-post-setup-namespaces) ${raise} ;;
+post-setup-namespaces) [ -e network ] || ${raise} ;;
 post-restore) await_verdict || exit 1 ;;
 ${fence}esac
 exit 0
@@ -198,6 +200,10 @@ export function gateScript(directory: string, criuProgram: string): string {
     [ ! -e verdict ] && timeout -s KILL ${patienceS} head -n 1 <&3 >/dev/null 2>&1 || exit 1
   done
 ) || exit 1
+if [ "$1" = restore ] && [ -e ${quote(join(directory, 'network'))} ]; then
+  read -r network <${quote(join(directory, 'network'))} && exec 9<"$network" || exit 1
+  set -- "$@" --inherit-fd 'fd[9]:${networkKey}'
+fi
 exec ${quote(criuProgram)} "$@"
 `;
 }
@@ -463,8 +469,13 @@ export class Barrier {
     return there;
   }
 
-  /** Of a prepare: the image is complete. */
-  async openGate(): Promise<void> {
+  /**
+   * Of a prepare: the image is complete.
+   *
+   * @param network Path of the network namespace that the container is to have; null: CRIU makes it.
+   */
+  async openGate(network: string | null): Promise<void> {
+    if (network !== null) await writeFile(join(this.directory, 'network'), `${network}\n`);
     await writeFile(join(this.directory, 'go'), '');
     await ring(this.directory);
   }

@@ -5,6 +5,7 @@ import { delimiter, join } from 'node:path';
 import { DeltahopError, isDeltahopError } from '../../errors.js';
 import { runCommand } from '../command.js';
 import { compareVersions } from '../version.js';
+import { networkKey } from './container-network.js';
 
 /** Where the project's own installer puts CRIU. */
 const privateProgram = '/opt/deltahop/criu/bin/criu';
@@ -156,15 +157,18 @@ export interface CriuOptions {
   cgroupRoot: string | null;
   /** Connections are saved, or come back, as closed ones. */
   closeTcp: boolean;
+  /** Of a dump: inode of a network namespace that is none of CRIU's business (see container-network); null: it is. */
+  externalNetwork: number | null;
 }
 
 /** Options for CRIU_CONFIG_FILE, which CRIU reads beside the command line that LXC makes (criu(8)). */
-export function criuConfig(criu: Criu, { cgroupRoot, closeTcp }: CriuOptions): string {
+export function criuConfig(criu: Criu, { cgroupRoot, closeTcp, externalNetwork }: CriuOptions): string {
   // Deleted files that are still open travel in the image up to this size; CRIU's own bound, 1 MiB, is less than many
   // a temporary file.
   const root = cgroupRoot === null ? '' : `cgroup-root ${cgroupRoot}\n`;
   const tcp = closeTcp ? 'tcp-close\n' : '';
-  return `network-lock ${criu.networkLock}\nghost-limit 256M\n${root}${tcp}`;
+  const network = externalNetwork === null ? '' : `external net[${externalNetwork}]:${networkKey}\n`;
+  return `network-lock ${criu.networkLock}\nghost-limit 256M\n${root}${tcp}${network}`;
 }
 
 /** Errors that CRIU logs though nothing is wrong, or that only say that an earlier one happened. */

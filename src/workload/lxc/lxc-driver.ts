@@ -24,11 +24,18 @@ import type {
 import { networkFindings } from '../network.js';
 import { isSameAlive, killProcess, processState, waitGone } from '../process.js';
 import { removeUnfinished, replaceFile } from '../replaced-file.js';
-import { decide, removeOperation, verdictOf } from '../verdict.js';
+import { decide, exists, removeOperation, verdictOf } from '../verdict.js';
 import { Barrier, type BarrierPlan, endWork, mend, type OperationKind, readRemnant } from './barrier.js';
 import { lxcCapabilities } from './capabilities.js';
 import { Cgroup } from './cgroup.js';
 import { containerConfig, type LxcSettings, parseSettings } from './config.js';
+import {
+  type ContainerNetwork,
+  NetworkSaver,
+  namespaceInode,
+  ReadyNetwork,
+  writeNetwork,
+} from './container-network.js';
 import { type Criu, causeInCriuLog, causeInLxcLog, criuConfig, dumpCommand, findCriu } from './criu.js';
 import { rewindExpiredTimers } from './expired-timers.js';
 import { foreignContainer } from './foreign-container.js';
@@ -221,7 +228,9 @@ export class LxcDriver implements WorkloadDriver {
 
   round(workload: Workload, signal: AbortSignal): Promise<RoundWorkload> {
     return this.#exclusively(workload, 'round', async (layout) => {
-      const { barrier, initPid, isPreDump } = await this.#startDump(workload, layout, 'round', signal);
+      const { barrier, initPid, isPreDump, saver } = await this.#startDump(workload, layout, 'round', signal);
+      const network = saver?.save() ?? null;
+      network?.catch(() => {});
       const onAbort = () => void barrier.decide('abort').catch(() => {});
       // CRIU must not be killed in the middle of a dump: it has code of its own in the processes then.
       signal.addEventListener('abort', onAbort, { once: true });
@@ -232,7 +241,7 @@ export class LxcDriver implements WorkloadDriver {
         if (signal.aborted) throw cancelled('round', signal);
         if (exitCode !== 0) throw await dumpFailure(workload, layout, exitCode);
         const pausedMs = (await barrier.timeOf('held')) - (await barrier.timeOf('frozen-at'));
-        await this.#keepImages(layout, isPreDump);
+        await this.#keepImages(layout, isPreDump, await network);
         this.#dumped.set(workload.path, initPid);
         return { instance: instanceOf(layout), pausedMs: Math.round(pausedMs) };
       } finally {
@@ -246,13 +255,14 @@ export class LxcDriver implements WorkloadDriver {
     const layout = lxcLayout(workload);
     await this.#begin(workload, 'freeze');
     try {
-      const { barrier } = await this.#startDump(workload, layout, 'freeze', signal);
+      const { barrier, saver } = await this.#startDump(workload, layout, 'freeze', signal);
       try {
         if (!(await barrier.until('stopped', limits.checkpoint, signal))) {
           throw await dumpFailure(workload, layout, await barrier.ended(limits.settle));
         }
-        return this.#frozen(workload, layout, barrier, await barrier.timeOf('frozen-at'));
+        return this.#frozen(workload, layout, barrier, saver, await barrier.timeOf('frozen-at'));
       } catch (error) {
+        saver?.release();
         await this.#abortDump(layout, barrier);
         throw error;
       }
@@ -285,6 +295,10 @@ export class LxcDriver implements WorkloadDriver {
       if ((await cgroup.initPid()) !== null) {
         throw new DeltahopError('DELTAHOP_E_BUSY', `${workload.name} already runs here`);
       }
+      if (await exists(`/sys/class/net/${layout.hostInterface}`)) await removeInterface(layout);
+      // By what the last round brought, beside all else: it takes the longest.
+      const network = await ReadyNetwork.make(layout.hostInterface);
+      const raised = network.become(layout.memory).catch(() => {});
       const steps = await Promise.allSettled([
         cgroup.removeEmpty(),
         removeOperation(layout.operation),
@@ -296,8 +310,10 @@ export class LxcDriver implements WorkloadDriver {
         // Only now: what one that failed leaves can not be cleared while another is still under way.
         for (const step of steps) if (step.status === 'rejected') throw step.reason;
         const barrier = await this.#startRestore(layout, settings, criu, cgroup, signal);
-        return this.#arranged(workload, layout, settings, cgroup, barrier);
+        return this.#arranged(workload, layout, settings, cgroup, barrier, { network, raised });
       } catch (error) {
+        await raised;
+        network.release();
         await this.#clearRestore(layout, cgroup);
         throw error;
       }
@@ -445,7 +461,7 @@ export class LxcDriver implements WorkloadDriver {
     layout: LxcLayout,
     kind: Exclude<OperationKind, 'prepare'>,
     signal: AbortSignal,
-  ): Promise<{ barrier: Barrier; initPid: number; isPreDump: boolean }> {
+  ): Promise<StartedDump> {
     const { network } = parseSettings(workload.name, workload.settings);
     const [criu, cgroup] = await Promise.all([findCriu(), Cgroup.of(layout.id)]);
     const [pid, freezer] = await Promise.all([cgroup.initPid(), cgroup.payload()]);
@@ -460,27 +476,38 @@ export class LxcDriver implements WorkloadDriver {
       criu.tracksMemory &&
       this.#dumped.get(workload.path) === pid &&
       (await preDumpWillDo(layout.memory));
+    const saver = criu.networkLock === 'nftables' ? await NetworkSaver.of(pid) : null;
     const dump = { initPid: pid, freezer, images: join(layout.operation, 'images') };
-    const barrier = await Barrier.start(layout.operation, {
-      kind,
-      command: dumpCommand({
-        ...dump,
-        mode: isPreDump ? 'pre-dump' : kind,
-        actionScript: join(layout.operation, 'action'),
-      }),
-      mending: { dump, networkLock: criu.networkLock },
-      criuProgram: criu.program,
-      // What a round saves is never restored: connections need no lock and no repair for it, and no mending if CRIU dies.
-      criuConfig: criuConfig(criu, { cgroupRoot: null, closeTcp: kind === 'round' }),
-      freezer: { directory: freezer, version: cgroup.version },
-      network: networkOf(layout, network),
-    });
-    return { barrier, initPid: pid, isPreDump };
+    try {
+      const barrier = await Barrier.start(layout.operation, {
+        kind,
+        command: dumpCommand({
+          ...dump,
+          mode: isPreDump ? 'pre-dump' : kind,
+          actionScript: join(layout.operation, 'action'),
+        }),
+        mending: { dump, networkLock: criu.networkLock },
+        criuProgram: criu.program,
+        // What a round saves is never restored: connections need no lock and no repair for it, and no mending if CRIU dies.
+        criuConfig: criuConfig(criu, {
+          cgroupRoot: null,
+          closeTcp: kind === 'round',
+          externalNetwork: saver === null ? null : await namespaceInode(pid),
+        }),
+        freezer: { directory: freezer, version: cgroup.version },
+        network: networkOf(layout, network),
+      });
+      return { barrier, initPid: pid, isPreDump, saver };
+    } catch (error) {
+      saver?.release();
+      throw error;
+    }
   }
 
   /** Makes the images of the dump just made the instance's memory. */
-  async #keepImages(layout: LxcLayout, isPreDump: boolean): Promise<void> {
+  async #keepImages(layout: LxcLayout, isPreDump: boolean, network: ContainerNetwork | null): Promise<void> {
     const images = join(layout.operation, 'images');
+    if (network !== null) await writeNetwork(images, network);
     for (const name of byproducts) {
       await rename(join(images, name), join(layout.operation, name)).catch(ignoreMissing);
     }
@@ -493,7 +520,16 @@ export class LxcDriver implements WorkloadDriver {
     await chmod(layout.memory, 0o700);
   }
 
-  #frozen(workload: Workload, layout: LxcLayout, barrier: Barrier, frozenAtMs: number): FrozenWorkload {
+  #frozen(
+    workload: Workload,
+    layout: LxcLayout,
+    barrier: Barrier,
+    saver: NetworkSaver | null,
+    frozenAtMs: number,
+  ): FrozenWorkload {
+    // Beside the dump, and on another processor.
+    const network = saver?.save() ?? null;
+    network?.catch(() => {});
     const [files, memory] = [filesOf(layout), memoryOf(layout)];
     const gaveWay = new AbortController();
     const resumed = () =>
@@ -519,7 +555,7 @@ export class LxcDriver implements WorkloadDriver {
           throw await dumpFailure(workload, layout, await barrier.ended(limits.settle));
         }
         const saverMs = (await barrier.timeOf('held')) - frozenAtMs;
-        await this.#keepImages(layout, false);
+        await this.#keepImages(layout, false, await network);
         const touched = await wasInTmp(layout, frozenAtMs);
         if (touched && listedTime !== null) await setTimeOfTmp(layout, listedTime);
         const filesChanged = (touched && listedTime === null) || (await madeNames(layout.memory));
@@ -611,6 +647,7 @@ export class LxcDriver implements WorkloadDriver {
       criuConfig: criuConfig(criu, {
         cgroupRoot: cgroup.unifiedRoot,
         closeTcp: settings.network?.tcp === 'close',
+        externalNetwork: null,
       }),
       freezer: { directory: cgroup.intendedPayload, version: cgroup.version },
       network: networkOf(layout, settings.network),
@@ -634,8 +671,13 @@ export class LxcDriver implements WorkloadDriver {
     settings: LxcSettings,
     cgroup: Cgroup,
     barrier: Barrier,
+    { network, raised }: { network: ReadyNetwork; raised: Promise<unknown> },
   ): ArrangedWorkload {
-    const giveUp = (): Promise<void> => this.#giveUpRestore(workload, layout, cgroup, barrier);
+    const giveUp = async (): Promise<void> => {
+      await raised;
+      network.release();
+      await this.#giveUpRestore(workload, layout, cgroup, barrier);
+    };
     return {
       prepare: async (signal) => {
         try {
@@ -643,10 +685,14 @@ export class LxcDriver implements WorkloadDriver {
             const message = `there is no complete image of ${workload.name} in ${layout.memory}`;
             throw new DeltahopError('DELTAHOP_E_RESTORE', message, { cause: error });
           });
-          await barrier.openGate();
+          // If that was no good, this says why.
+          await raised;
+          await barrier.openGate((await network.become(layout.memory)) ? network.path : null);
           if (!(await barrier.until('held', limits.checkpoint, signal))) {
             throw await restoreFailure(workload, layout, await barrier.ended(limits.settle));
           }
+          // What is restored is in it.
+          network.release();
           const restorerMs = (await barrier.timeOf('held')) - (await barrier.timeOf('go'));
           await applyLimits(workload, settings, cgroup);
           return this.#prepared(workload, layout, settings, cgroup, barrier, restorerMs);
@@ -707,6 +753,15 @@ export class LxcDriver implements WorkloadDriver {
     await removeByproducts(layout);
     await removeOperation(layout.operation);
   }
+}
+
+/** A dump that is under way. */
+interface StartedDump {
+  barrier: Barrier;
+  initPid: number;
+  isPreDump: boolean;
+  /** Saves the network; null: CRIU does. */
+  saver: NetworkSaver | null;
 }
 
 function overlayOf(workload: Workload, layout: LxcLayout) {
