@@ -24,6 +24,9 @@ export const networkKey = 'network';
 /** The file beside CRIU's images in which it is saved. */
 const fileName = 'network.json';
 
+/** A namespace has some 450 settings, 15 KiB; a thousand routes are 200 KiB. */
+const maxFileBytes = 4 * 1024 * 1024;
+
 const limitMs = 10_000;
 const maxInt = 2 ** 31 - 1;
 
@@ -255,10 +258,7 @@ export class ReadyNetwork {
    * @throws DeltahopError DELTAHOP_E_RESTORE, DELTAHOP_E_WORKLOAD
    */
   async become(images: string): Promise<boolean> {
-    const saved = await readFile(join(images, fileName), 'utf8').catch((error: NodeJS.ErrnoException) => {
-      if (error.code === 'ENOENT') return null;
-      throw error;
-    });
+    const saved = await readSaved(join(images, fileName));
     if (saved === null || saved !== this.#made) {
       this.#made = null;
       if (this.#begun) await this.#clear();
@@ -355,6 +355,18 @@ function ifinfomsg(index: number, flags: number): Buffer {
   bytes.writeUInt32LE(flags, 8);
   bytes.writeUInt32LE(flagMask, 12);
   return bytes;
+}
+
+async function readSaved(path: string): Promise<string | null> {
+  try {
+    if ((await stat(path)).size > maxFileBytes) {
+      throw new DeltahopError('DELTAHOP_E_RESTORE', `${fileName} has more than ${maxFileBytes} bytes`);
+    }
+    return await readFile(path, 'utf8');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
+    throw error;
+  }
 }
 
 /** Reads a saved network, as it came from a peer. @throws DeltahopError DELTAHOP_E_RESTORE if it is none. */
