@@ -1,8 +1,11 @@
 #include "job_functions.h"
 
+#include <algorithm>
 #include <memory>
 #include <utility>
+#include <vector>
 
+#include "base/hex.h"
 #include "job/delta_job.h"
 #include "job/patch_job.h"
 #include "job/receive_job.h"
@@ -38,6 +41,14 @@ std::unique_ptr<Job> patchJob(Options& from) {
   return from.ok() ? makePatchJob(std::move(options)) : nullptr;
 }
 
+std::vector<CommonFile> commonFiles(Options& from) {
+  std::vector<CommonFile> files;
+  for (const std::string& path : from.texts("commonPaths")) files.push_back({path, {}});
+  const std::vector<std::string> ids = from.texts("commonIds");
+  for (size_t i = 0; i < std::min(files.size(), ids.size()); ++i) files[i].id = digestOf(ids[i]);
+  return files;
+}
+
 std::unique_ptr<Job> sendJob(Options& from) {
   SendJobOptions options;
   options.rootPath = from.text("rootPath");
@@ -53,6 +64,7 @@ std::unique_ptr<Job> sendJob(Options& from) {
   const std::optional<std::string> basisTreePath = from.textOrNull("basisTreePath");
   const std::optional<std::string> basisRecordPath = from.textOrNull("basisRecordPath");
   if (basisTreePath.has_value() && basisRecordPath.has_value()) options.basis = {*basisTreePath, *basisRecordPath};
+  options.common = commonFiles(from);
   return from.ok() ? makeSendJob(std::move(options)) : nullptr;
 }
 
@@ -71,6 +83,7 @@ std::unique_ptr<Job> receiveJob(Options& from) {
   options.dryRun = from.flag("dryRun");
   options.itemize = from.flag("itemize");
   options.recordPath = from.textOrNull("recordPath");
+  options.common = commonFiles(from);
   return from.ok() ? makeReceiveJob(std::move(options)) : nullptr;
 }
 

@@ -103,7 +103,7 @@ Status FileReceiver::begin(uint64_t number) {
   DH_TRY(incoming->basis, openBasis(tree_, *tree_.wantedParents, incoming->index, choice.value()));
   incoming->basisChanged = choice.value().bytes != 0 && choice.value().bytes != incoming->basis.size();
   if (options_.inPlace && choice.value().live) DH_CHECK(beginInPlace(*incoming));
-  if (incoming->output == nullptr) DH_CHECK(beginPrivately(*incoming));
+  if (incoming->output == nullptr) DH_CHECK(beginPrivately(*incoming, !choice.value().common));
   incoming->patcher.emplace(incoming->basis, *incoming->output, kMaxFileBytes, &literals_);
   if (incoming->inPlace != nullptr && expected_ == incoming->index) {
     incoming->segments = std::move(expectedSegments_);
@@ -151,10 +151,11 @@ Status FileReceiver::beginInPlace(Incoming& incoming) {
   return {};
 }
 
-Status FileReceiver::beginPrivately(Incoming& incoming) {
+// `isLikely`: its basis is what it was, so that most of it may stay.
+Status FileReceiver::beginPrivately(Incoming& incoming, bool isLikely) {
   DH_TRY(incoming.file, create(incoming.index, incoming.name));
   const auto& spans = incoming.basis.spans();
-  if (canClone_ && !spans.empty() && spans.front().bytes >= kMinCloneBytes) {
+  if (isLikely && canClone_ && !spans.empty() && spans.front().bytes >= kMinCloneBytes) {
     // Two clones: one is read and stays as it is, whatever becomes of the file at the path; one becomes the new file.
     auto frozen = File::open(tree_.partial.directory().fd(), ".", O_TMPFILE | O_RDWR, 0600);
     Status cloned = frozen.ok() ? incoming.basis.freezeFirst(std::move(frozen).value()) : Status(frozen.error());

@@ -80,7 +80,7 @@ class FileReceiver {
   void keepForRepair(const Incoming& incoming);
   Status begin(uint64_t number);
   Status beginInPlace(Incoming& incoming);
-  Status beginPrivately(Incoming& incoming);
+  Status beginPrivately(Incoming& incoming, bool isLikely);
   Result<File> openForPatch(uint32_t index) const;
   Status onDelta(ByteSpan payload);
   Status onFileEnd(ByteSpan payload);

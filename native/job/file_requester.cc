@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "hash/content_digest.h"
+#include "io/page_file.h"
 #include "job/shared_basis.h"
 #include "signature/signature.h"
 #include "wire/writer.h"
@@ -64,6 +65,13 @@ Status FileRequester::requestFile(uint32_t index, std::vector<Paged>& paged) {
   Basis basis;
   if (bytes > kAlwaysWholeBytes) {
     DH_TRY(basis, chooseBasis(tree_, parents_, index, choice));
+  }
+  if (basis.size() == 0 && index == tree_.commonFor) {
+    choice.common = true;
+    choice.blockBytes = kPageBytes;
+    choice.bytes = tree_.common.bytes();
+    paged.push_back({index, std::move(choice), kPagesCommon});
+    return {};
   }
   if (basis.size() == 0) return requestWhole(index);
   if (isAskedByPages(bytes, choice, basis)) {
@@ -186,7 +194,21 @@ Status FileRequester::finish(std::vector<Paged> paged) {
   return answerQuestions(true);
 }
 
+// The sender has that basis itself, and asks nothing.
+Status FileRequester::requestCommon(Paged paged) {
+  Bytes payload;
+  Writer writer(payload);
+  writer.varint(paged.index);
+  writer.u8(paged.flags);
+  writer.varint(paged.choice.bytes);
+  writer.u8(tree_.common.which());
+  signatureBytes_ += payload.size();
+  book_.add(paged.index, std::move(paged.choice));
+  return out_.send(Message::kPagesWanted, payload);
+}
+
 Status FileRequester::requestPages(Paged paged) {
+  if (paged.choice.common) return requestCommon(std::move(paged));
   const uint32_t index = paged.index;
   basisIndex_ = kNoEntry;
   DH_TRY(basis_, openBasis(tree_, parents_, index, paged.choice));

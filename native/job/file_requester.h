@@ -51,6 +51,7 @@ class FileRequester {
   Status requestFile(uint32_t index, std::vector<Paged>& paged);
   Status finish(std::vector<Paged> paged);
   Status requestPages(Paged paged);
+  Status requestCommon(Paged paged);
   Status answerQuestions(bool wait);
   Status answer(const PageRequests::Question& question);
   Status sendSums(uint32_t index, PageSums& sums, const SumQuery& query);

@@ -12,11 +12,12 @@ namespace {
 constexpr size_t kMaxOpenFiles = 64;
 constexpr uint64_t kMaxOpenBytes = 256 << 20;
 constexpr uint64_t kMaxPagedBytes = uint64_t{1} << 40;
+constexpr uint64_t kSummedAtOnceBytes = 16 << 20;
 constexpr uint64_t kSegmentSumsPerByte = kSumSegmentBytes / kMaxSumBytes;
 
 }  // namespace
 
-Status PageSender::want(uint32_t index, uint64_t basisBytes, bool exact) {
+Status PageSender::want(uint32_t index, uint64_t basisBytes, bool exact, std::optional<CommonBasis> common) {
   if (basisBytes == 0 || basisBytes > kMaxSummedBytes) return Error{Code::kProtocol, "pages of no basis", 0};
   Wanted*& known = byIndex_[index];
   if (known != nullptr) return Error{Code::kProtocol, "a file requested twice at once", 0};
@@ -24,6 +25,7 @@ Status PageSender::want(uint32_t index, uint64_t basisBytes, bool exact) {
   wanted->index = index;
   wanted->basisBytes = basisBytes;
   wanted->exact = exact;
+  wanted->common = std::move(common);
   known = wanted.get();
   wanted_.push_back(std::move(wanted));
   return {};
@@ -37,6 +39,7 @@ Status PageSender::takeSums(ByteSpan payload) {
   if (at == byIndex_.end()) return Error{Code::kProtocol, "sums of no request", 0};
   if (at->second == nullptr) return {};  // gone meanwhile
   Wanted& wanted = *at->second;
+  if (wanted.common.has_value()) return Error{Code::kProtocol, "sums that nobody asked for", 0};
   if (wanted.inquiry != nullptr) return feed(wanted, sums);
   if (wanted.early.size() + sums.size() > wanted.basisBytes / kSegmentSumsPerByte + kMaxSumBytes) {
     return Error{Code::kProtocol, "sums that nobody asked for", 0};
@@ -50,8 +53,12 @@ Status PageSender::advance() {
     DH_CHECK(open());
     if (wanted_.empty()) return {};
     for (size_t i = 0; i < openFiles_; ++i) DH_CHECK(ask(*wanted_[i]));
+    if (openFiles_ == 0) continue;
     DH_TRY(const bool sent, send(*wanted_.front()));
-    if (!sent) return ask(*wanted_.front());
+    if (sent) continue;
+    const bool isAnsweredHere = wanted_.front()->common.has_value();
+    DH_CHECK(ask(*wanted_.front()));
+    if (!isAnsweredHere) return {};
   }
 }
 
@@ -77,8 +84,17 @@ Status PageSender::begin(Wanted& wanted) {
   if (!target.ok()) return fail(wanted, std::move(target).error());
   // The receiver answers questions in proportion to the file that it was told of.
   const PageInquiry::Ways how{.exact = wanted.exact || wanted.source.bytes() > around_.tree.fileBytes(wanted.index),
-                              .rolling = files_.mayAskForRollingSums()};
+                              .rolling = files_.mayAskForRollingSums(),
+                              .here = wanted.common.has_value()};
   wanted.inquiry = std::make_unique<PageInquiry>(std::move(target).value(), wanted.basisBytes, how, key_, buffers_);
+  if (wanted.common.has_value()) {
+    // One that is another by now helps with nothing.
+    auto basis = wanted.common->open();
+    if (basis.ok() && basis.value().size() == wanted.basisBytes) wanted.basis = std::move(basis).value();
+    SumQuery all{kSumSegmentShift, kMaxSumBytes, {}};
+    all.add(0, (wanted.basisBytes + kSumSegmentBytes - 1) / kSumSegmentBytes);
+    return answerHere(wanted, all);
+  }
   const Bytes early = std::exchange(wanted.early, {});
   return feed(wanted, early);
 }
@@ -91,7 +107,13 @@ Status PageSender::feed(Wanted& wanted, ByteSpan sums) {
 }
 
 Status PageSender::ask(Wanted& wanted) {
+  const uint32_t index = wanted.index;
   while (auto query = wanted.inquiry->takeQuery()) {
+    if (wanted.common.has_value()) {
+      DH_CHECK(answerHere(wanted, *query));
+      if (isOver(index)) return {};
+      continue;
+    }
     Bytes payload;
     Writer writer(payload);
     writer.varint(wanted.index);
@@ -99,6 +121,27 @@ Status PageSender::ask(Wanted& wanted) {
     writer.u8(static_cast<uint8_t>(query->sumBytes | (query->isRolling ? kRollingSums : 0)));
     DH_CHECK(packer_.pack(payload, encodeRuns(*query)));
     DH_CHECK(around_.out.send(Message::kSumsWanted, payload));
+  }
+  return {};
+}
+
+// As the receiver would, which holds the same: what cannot be read has sums that fit nothing. The file may be over then.
+Status PageSender::answerHere(Wanted& wanted, const SumQuery& query) {
+  const uint32_t index = wanted.index;
+  const uint64_t atOnce = kSummedAtOnceBytes >> query.blockShift;
+  PageSums sums(wanted.basis, key_);
+  Bytes made;
+  for (const BlockRun& run : query.runs) {
+    for (uint64_t done = 0; done < run.count;) {
+      const BlockRun part{run.first + done, std::min(run.count - done, atOnce)};
+      if (around_.cancelled()) return Error{Code::kCancelled, "look at common files", 0};
+      made.clear();
+      if (!sums.append(made, query.blockShift, query.sumBytes, part, query.isRolling).ok()) made.clear();
+      made.resize(part.count * query.sumBytes);
+      done += part.count;
+      DH_CHECK(feed(wanted, made));
+      if (isOver(index)) return {};
+    }
   }
   return {};
 }

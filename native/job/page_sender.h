@@ -8,6 +8,7 @@
 #include <unordered_map>
 
 #include "codec/delta_encoder.h"
+#include "job/common_files.h"
 #include "job/file_sender.h"
 #include "match/page_inquiry.h"
 
@@ -21,8 +22,9 @@ class PageSender {
   PageSender(const FileSender::Surroundings& around, FileSender& files, const Key& key)
       : around_(around), files_(files), key_(key), packer_(around.options.zstdLevel) {}
 
-  /// A file is wanted, of which the receiver has a basis. `exact`: after a result that was wrong.
-  Status want(uint32_t index, uint64_t basisBytes, bool exact);
+  /// A file is wanted, of which the receiver has a basis. `exact`: after a result that was wrong. `common`: that basis,
+  /// of which the sums are made here.
+  Status want(uint32_t index, uint64_t basisBytes, bool exact, std::optional<CommonBasis> common);
   /// Takes the payload of a kSums.
   Status takeSums(ByteSpan payload);
   /// Sends what can be sent by now: questions, and files.
@@ -35,6 +37,8 @@ class PageSender {
     uint32_t index = 0;
     uint64_t basisBytes = 0;
     bool exact = false;
+    std::optional<CommonBasis> common;
+    Basis basis;  // that, once it is its turn
     Bytes early;  // sums that came before it was its turn
     FileSender::Source source;
     std::unique_ptr<PageInquiry> inquiry;  // once it is its turn
@@ -45,6 +49,8 @@ class PageSender {
   Status begin(Wanted& wanted);
   Status feed(Wanted& wanted, ByteSpan sums);
   Status ask(Wanted& wanted);
+  bool isOver(uint32_t index) const { return byIndex_.at(index) == nullptr; }
+  Status answerHere(Wanted& wanted, const SumQuery& query);
   Result<bool> send(Wanted& wanted);
   Status finish(Wanted& wanted);
   Status fail(Wanted& wanted, Error error);

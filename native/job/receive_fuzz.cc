@@ -1,7 +1,8 @@
 // Any messages to a receiver that runs in a directory of its own: it ends, and nothing outside of its root is touched.
 // Input: u16 length of a manifest, the manifest (what announces it is made here, else no input would get past the
 // digest), then messages as u8 type, u16 length, payload. Of small files only what is packed is given, and of files
-// that are the same only which: their digest is made here as if it were one, "basis".
+// that are the same only which: their digest is made here as if it were one, "basis". Sender and receiver have a file in
+// common, which lies outside.
 #include <ftw.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -31,6 +32,8 @@ using deltahop::ByteSpan;
 using deltahop::Message;
 
 constexpr size_t kBasisBytes = 5000;
+constexpr size_t kCommonBytes = 65536;
+constexpr deltahop::CommonFileName kCommon{{1}, kCommonBytes};
 
 class Listener : public deltahop::JobListener {
  public:
@@ -73,11 +76,12 @@ void putTree(Bytes& stream, ByteSpan manifest) {
   auto tree = decoder.finish(entries);
   Bytes payload;
   deltahop::Writer writer(payload);
-  writer.u8(deltahop::kTreeComplete);
+  writer.u8(deltahop::kTreeComplete | deltahop::kTreeCommon);
   writer.varint(entries);
   writer.varint(readable && tree.ok() ? tree.value().totalFiles() : 0);
   writer.varint(readable && tree.ok() ? tree.value().totalBytes() : 0);
   writer.raw(readable && tree.ok() ? deltahop::manifestDigest(tree.value()) : deltahop::Digest{});
+  deltahop::writeCommonFiles(payload, {&kCommon, 1});
   put(stream, Message::kTree, payload);
   payload.clear();
   deltahop::Packer packer(1);
@@ -147,19 +151,20 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   ::mkdir(root.c_str(), 0755);
   ::mkdir((root + "/dir").c_str(), 0755);
   ::mkdir((top + "/outside").c_str(), 0755);
-  writeFile(top + "/outside/file", "outside");
+  const std::string outside(kCommonBytes, 'o');
+  writeFile(top + "/outside/file", outside);
   writeFile(root + "/basis", std::string(kBasisBytes, 'b'));
   (void)!::symlink("../outside", (root + "/dir/out").c_str());
   (void)!::symlink("../outside", (root + "/out").c_str());
   {
     Listener listener;
-    const auto job = deltahop::makeReceiveJob({.rootPath = root});
+    const auto job = deltahop::makeReceiveJob({.rootPath = root, .common = {{top + "/outside/file", kCommon.id}}});
     job->start(listener);
     job->writeInput(std::move(stream));
     job->endInput();
     listener.waitForEnd(*job);
   }
-  if (readFile(top + "/outside/file") != "outside") std::abort();
+  if (readFile(top + "/outside/file") != outside) std::abort();
   // Nothing else came to lie there either.
   if (::unlink((top + "/outside/file").c_str()) != 0 || ::rmdir((top + "/outside").c_str()) != 0) std::abort();
   ::nftw(top.c_str(), removeEntry, 32, FTW_DEPTH | FTW_PHYS);

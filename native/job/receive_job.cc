@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cerrno>
 #include <chrono>
 #include <functional>
@@ -16,6 +17,7 @@
 #include <vector>
 
 #include "base/hex.h"
+#include "io/page_file.h"
 #include "job/file_receiver.h"
 #include "job/file_requester.h"
 #include "job/page_requests.h"
@@ -224,7 +226,8 @@ class ReceiveJob final : public TransferJob {
     if (frame.type != static_cast<uint8_t>(Message::kTree)) return unexpected(frame);
     Reader reader(frame.payload);
     DH_TRY(const uint8_t flags, reader.u8());
-    if ((flags & ~(kTreeComplete | kTreeShared)) != 0) {
+    const uint8_t known = kTreeComplete | kTreeShared | (version_ >= kCommonFilesVersion ? kTreeCommon : 0);
+    if ((flags & ~known) != 0) {
       return Error{Code::kUnsupported, "a flag of the sender's tree", 0};
     }
     complete_ = (flags & kTreeComplete) != 0;
@@ -237,6 +240,9 @@ class ReceiveJob final : public TransferJob {
       DH_TRY(const ByteSpan basis, reader.take(sizeof(Digest)));
       announcedBasis_.emplace();
       std::copy(basis.begin(), basis.end(), announcedBasis_->begin());
+    }
+    if ((flags & kTreeCommon) != 0) {
+      DH_TRY(announcedCommon_, readCommonFiles(reader));
     }
     return reader.expectEnd();
   }
@@ -379,6 +385,7 @@ class ReceiveJob final : public TransferJob {
       if (sharedBasis_) {
         DH_TRY(files, applyShared(files));
       }
+      DH_CHECK(chooseCommon(files));
       // Of a shared basis, what it did not settle.
       if (!sharedBasis_ || !files.empty()) {
         DH_CHECK(exchange([&](FileRequester& requester) { return requester.request(files); }));
@@ -399,6 +406,22 @@ class ReceiveJob final : public TransferJob {
     DH_CHECK(maker.finishDirectories());
     if (options_.durable && ::syncfs(tree_.root.fd()) != 0) return systemError(errno, "sync the tree");
     statistics_["finishMs"] = watch.ms();
+    return {};
+  }
+
+  // A file that is here in no form yet, and large enough: its sender looks for all of it in all of what is common.
+  Status chooseCommon(const std::vector<uint32_t>& files) {
+    if (announcedCommon_.empty() || options_.common.empty()) return {};
+    uint64_t most = 0;
+    for (const uint32_t index : files) {
+      const uint64_t bytes = tree_.wanted.fileBytes(index);
+      if (tree_.plan.partners[index] != kNoEntry || bytes <= most || !isPaged(bytes, kPageBytes)) continue;
+      most = bytes;
+      tree_.commonFor = index;
+    }
+    if (tree_.commonFor == kNoEntry) return {};
+    DH_TRY(tree_.common, CommonBasis::held(options_.common, announcedCommon_, [this] { return cancelled(); }));
+    if (tree_.common.bytes() < kPageBytes) tree_.commonFor = kNoEntry;
     return {};
   }
 
@@ -567,6 +590,7 @@ class ReceiveJob final : public TransferJob {
         {"incompleteSource", complete_ ? 0 : 1},
         {"hashedBytes", hashedBytes_},
         {"basisRefused", basisRefused_ ? 1 : 0},
+        {"commonFiles", static_cast<uint64_t>(std::popcount(tree_.common.which()))},
     };
     for (const auto& [name, value] : counts) statistics_[name] = static_cast<double>(value);
     files_.addTo(statistics_);
@@ -581,6 +605,7 @@ class ReceiveJob final : public TransferJob {
   uint64_t announcedEntries_ = 0;
   Digest announcedDigest_{};
   std::optional<Digest> announcedBasis_;
+  std::vector<CommonFileName> announcedCommon_;
   std::optional<Tree> recorded_;              // as the record has it, if it knows all files that lie here
   std::optional<BasisManifest> ownManifest_;  // while the sender's is compressed beside it
   bool sharedBasis_ = false;

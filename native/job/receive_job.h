@@ -4,7 +4,9 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
+#include "job/common_files.h"
 #include "job/job.h"
 
 namespace deltahop {
@@ -35,6 +37,9 @@ struct ReceiveJobOptions {
   /// The record of the tree (tree/record.h), kept outside of it: files that it still knows are not read. Rewritten
   /// after the transfer. Not with entryName or dryRun.
   std::optional<std::string> recordPath = {};
+  /// Files outside of the tree, in any order: what the sender holds as well of them helps with the largest file of pages
+  /// that has no old self.
+  std::vector<CommonFile> common = {};
 };
 
 /// Input and output: the messages of FORMATS.md section 5. A transfer that is cut leaves what arrived in the reserved

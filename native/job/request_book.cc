@@ -84,6 +84,7 @@ Result<Basis> chooseBasis(TreeInMaking& tree, ParentCache& parents, uint32_t ind
 }
 
 Result<Basis> openBasis(TreeInMaking& tree, ParentCache& parents, uint32_t index, BasisChoice& choice) {
+  if (choice.common) return tree.common.open();
   DH_TRY(Parts parts, openParts(tree, parents, index, choice));
   return Basis::make(std::move(parts.files), choice.blockBytes, std::move(parts.overlay));
 }

@@ -21,6 +21,7 @@ struct BasisChoice {
   std::string journal;                 // of a patch in place that was cut: what it would have made of that file
   std::vector<std::string> leftOvers;  // what earlier transfers left, the others
   uint32_t blockBytes = 0;
+  bool common = false;          // instead: files that the sender holds as well
   uint32_t offered = kNoEntry;  // instead: an own file that was offered for it, at the path or elsewhere
   Digest digest{};              // of that one
   uint64_t bytes = 0;           // of the whole basis when it was looked at; 0: it was not

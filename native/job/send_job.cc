@@ -51,6 +51,7 @@ class SendJob final : public TransferJob {
     }
     DH_CHECK(readTree());
     prepareShared();
+    DH_CHECK(prepareCommon());
     DH_CHECK(sendTree());
     if (shared_.has_value()) {
       const Stopwatch watch;
@@ -177,6 +178,15 @@ class SendJob final : public TransferJob {
     statistics_["basisSettled"] = 1;
   }
 
+  // A receiver of an older version does not know of them. Its hello is on its way.
+  Status prepareCommon() {
+    if (options_.common.empty() || shared_.has_value() || statistics_.contains("basisSettled")) return {};
+    while (!helloReceived_) DH_CHECK(takeAnswer());
+    if (version_ < kCommonFilesVersion) return {};
+    DH_TRY(common_, CommonBasis::offered(options_.common, [this] { return cancelled(); }));
+    return {};
+  }
+
   // What was sent, as the basis of the next time. It is a help, no part of the transfer.
   void keepRecord() {
     for (const auto& [index, digest] : files_->digests()) tree_.setDigest(index, digest);
@@ -189,12 +199,15 @@ class SendJob final : public TransferJob {
   Status sendTree() {
     Bytes payload;
     Writer writer(payload);
-    writer.u8(static_cast<uint8_t>((complete_ ? kTreeComplete : 0) | (shared_.has_value() ? kTreeShared : 0)));
+    const bool hasCommon = common_.bytes() > 0;
+    writer.u8(static_cast<uint8_t>((complete_ ? kTreeComplete : 0) | (shared_.has_value() ? kTreeShared : 0) |
+                                   (hasCommon ? kTreeCommon : 0)));
     writer.varint(tree_.size());
     writer.varint(tree_.totalFiles());
     writer.varint(tree_.totalBytes());
     writer.raw(manifestDigest(tree_, options_.verify));
     if (shared_.has_value()) writer.raw(shared_->basisDigest());
+    if (hasCommon) writeCommonFiles(payload, common_.names());
     DH_CHECK(out_.send(Message::kTree, payload));
     return out_.flush();
   }
@@ -298,10 +311,17 @@ class SendJob final : public TransferJob {
     DH_TRY(const uint32_t index, checkIndex(number));
     DH_TRY(const uint8_t flags, reader.u8());
     DH_TRY(const uint64_t basisBytes, reader.varint());
+    const uint8_t known = kPagesExact | (version_ >= kCommonFilesVersion ? kPagesCommon : 0);
+    if ((flags & ~known) != 0) return Error{Code::kUnsupported, "a flag of a request by pages", 0};
+    std::optional<CommonBasis> common;
+    if ((flags & kPagesCommon) != 0) {
+      DH_TRY(const uint8_t which, reader.u8());
+      DH_TRY(common, common_.chosen(which));
+      if (common->bytes() != basisBytes) return Error{Code::kProtocol, "pages of another basis", 0};
+    }
     DH_CHECK(reader.expectEnd());
-    if ((flags & ~kPagesExact) != 0) return Error{Code::kUnsupported, "a flag of a request by pages", 0};
     DH_CHECK(countRequest(index));
-    return pages_->want(index, basisBytes, (flags & kPagesExact) != 0);
+    return pages_->want(index, basisBytes, (flags & kPagesExact) != 0, std::move(common));
   }
 
   Status countRequest(uint32_t index) {
@@ -390,6 +410,7 @@ class SendJob final : public TransferJob {
   bool requestsEnded_ = false;
   std::optional<TreeRecord> basis_;
   std::optional<SharedSender> shared_;
+  CommonBasis common_;
   bool helloReceived_ = false;
   uint16_t version_ = kOldestTransferVersion;
   std::optional<Message> answer_;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "codec/delta_encoder.h"
+#include "job/common_files.h"
 #include "job/job.h"
 
 namespace deltahop {
@@ -40,6 +41,9 @@ struct SendJobOptions {
     std::string recordPath;
   };
   std::optional<Basis> basis = {};
+  /// Files outside of the tree that the receiver may hold as well: a large file of pages of which it has no old self is
+  /// sent without what is in them. They are named only if there is no basis.
+  std::vector<CommonFile> common = {};
 };
 
 /// Input and output: the messages of FORMATS.md section 5. Statistics: filesTotal, filesSent, totalBytes, readBytes,

@@ -15,7 +15,7 @@ struct ZSTD_DCtx_s;
 namespace deltahop {
 
 inline constexpr uint32_t kTransferMagic = 0x54484C44;  // "DLHT"
-inline constexpr uint16_t kTransferVersion = 5;
+inline constexpr uint16_t kTransferVersion = 6;
 inline constexpr uint16_t kOldestTransferVersion = 2;
 /// From this version on the sender says which offers were wrong, and their files are asked for again.
 inline constexpr uint16_t kDiffersVersion = 3;
@@ -26,6 +26,8 @@ inline constexpr uint16_t kSharedSameVersion = 4;
 
 /// From this version on a sender may ask for rolling sums of a basis.
 inline constexpr uint16_t kRollingSumsVersion = 5;
+/// From this version on a sender may name files outside of the tree that the receiver may hold as well.
+inline constexpr uint16_t kCommonFilesVersion = 6;
 
 /// Frame types. The sender's are below 16 or from 32 on, the receiver's from 16, kError is everybody's.
 enum class Message : uint8_t {
@@ -72,10 +74,12 @@ inline constexpr uint8_t kHelloVerify = 1 << 0;
 // Bits of kTree.
 inline constexpr uint8_t kTreeComplete = 1 << 0;
 inline constexpr uint8_t kTreeShared = 1 << 1;  // the digest of a basis follows, and messages against it
+inline constexpr uint8_t kTreeCommon = 1 << 2;  // names of files that both may hold follow
 // Bits of a file's answer.
 inline constexpr uint8_t kFileChanged = 1 << 0;  // changed while it was read: what came may be of two times
 // Bits of kPagesWanted.
 inline constexpr uint8_t kPagesExact = 1 << 0;  // what came before was wrong: no guesses this time
+inline constexpr uint8_t kPagesCommon = 1 << 1;  // the basis is of common files: which, follows, and no sums do
 // Bits of the width in kSumsWanted.
 inline constexpr uint8_t kRollingSums = 1 << 7;
 // Bits of kSignature.

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "io/directory.h"
+#include "job/common_files.h"
 #include "tree/metadata.h"
 #include "tree/partial_directory.h"
 #include "tree/scan.h"
@@ -15,13 +16,15 @@
 namespace deltahop {
 
 /// The tree as it lies here, as it is wanted, and what has become of it so far. Belongs to the applying thread, except
-/// for `partial`, and what does not change while files are exchanged: root, own, wanted and plan.
+/// for `partial`, and what does not change while files are exchanged: root, own, wanted, plan and what is common.
 struct TreeInMaking {
   Directory root;
   Tree own;
   Tree wanted;
   TreePlan plan;
   PartialDirectory partial;
+  CommonBasis common;              // what the sender holds as well
+  uint32_t commonFor = kNoEntry;   // the one file that is asked for against that
   std::optional<ParentCache> wantedParents;
   std::vector<bool> touched;  // directories in which something was made or removed
   std::vector<bool> missing;  // entries that could not be had

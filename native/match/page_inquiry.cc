@@ -126,7 +126,7 @@ Status PageInquiry::answered(const Awaited& awaited, const Progress& onProgress)
         oldSegments_.push_back(sumAt(sums_.data() + at, kMaxSumBytes));
       }
       DH_CHECK(survey(onProgress));
-      partSumBytes_ = openBytes_ <= kFewPartsBytes ? kFewPartsSumBytes : kPartsSumBytes;
+      if (!ways_.here) partSumBytes_ = openBytes_ <= kFewPartsBytes ? kFewPartsSumBytes : kPartsSumBytes;
       if (askForPages()) return {};
       findPages();
       openWindows();
@@ -255,7 +255,7 @@ bool PageInquiry::askForPages() {
   if (query.runs.empty()) return false;
   const auto bits =
       static_cast<unsigned>(std::bit_width(query.blocks()) + std::bit_width(openBytes_ / kPageBytes)) + kSpareBits;
-  pageSumBytes_ = ways_.exact ? kMaxSumBytes : std::clamp<unsigned>((bits + 7) / 8, kMinSumBytes, kMaxSumBytes);
+  pageSumBytes_ = ways_.exact || ways_.here ? kMaxSumBytes : std::clamp<unsigned>((bits + 7) / 8, kMinSumBytes, kMaxSumBytes);
   query.sumBytes = pageSumBytes_;
   ask(std::move(query), Awaited::Kind::kPages, 0);
   return true;
@@ -364,8 +364,8 @@ bool PageInquiry::askForVotes() {
   });
   if (farPages_ < kMinLostPages) return false;
   const uint64_t free = freePages(1).size();
-  if (farPages_ < free / kFreePagesForLost) return false;
-  if (free <= kMaxUnsampledVotes) return askForEighths(1, Awaited::Kind::kVotes);
+  if (!ways_.here && farPages_ < free / kFreePagesForLost) return false;
+  if (ways_.here || free <= kMaxUnsampledVotes) return askForEighths(1, Awaited::Kind::kVotes);
   return askForEighths(free / kSampledVotes, Awaited::Kind::kVoteSample);
 }
 
@@ -375,7 +375,8 @@ bool PageInquiry::askForEighths(uint64_t oneIn, Awaited::Kind kind) {
   if (query.runs.empty()) return false;
   votingOneIn_ = oneIn;
   const auto bits = static_cast<unsigned>(std::bit_width(query.blocks()) + std::bit_width(found_.size()));
-  query.sumBytes = voteSumBytes_ = std::clamp<unsigned>((bits + 7) / 8, kMinSumBytes, kMaxSumBytes);
+  voteSumBytes_ = ways_.here ? kMaxSumBytes : std::clamp<unsigned>((bits + 7) / 8, kMinSumBytes, kMaxSumBytes);
+  query.sumBytes = voteSumBytes_;
   ask(std::move(query), kind, 0);
   return true;
 }
@@ -447,7 +448,8 @@ bool PageInquiry::askForRolling(uint64_t oneIn, Awaited::Kind kind) {
   const auto bits = static_cast<unsigned>(std::bit_width(query.blocks()) +
                                           std::bit_width(std::min(openBytes_, kMaxSearchedPages * kPageBytes))) +
                     4;
-  query.sumBytes = rollingSumBytes_ = std::clamp<unsigned>((bits + 7) / 8, kWeakSumBytes + 1, kMaxSumBytes);
+  rollingSumBytes_ = ways_.here ? kMaxSumBytes : std::clamp<unsigned>((bits + 7) / 8, kWeakSumBytes + 1, kMaxSumBytes);
+  query.sumBytes = rollingSumBytes_;
   ask(std::move(query), kind, 0);
   return true;
 }
@@ -542,7 +544,7 @@ Result<bool> PageInquiry::judgeSample() {
     return {};
   });
   const uint64_t hundredths = found * rollingOneIn_ * 100 / (searchedPages_ * kPageBytes);
-  return hundredths >= std::max(kLeastFound, kFoundForFree * freePages(1).size() / lost);
+  return hundredths >= std::max(kLeastFound, ways_.here ? 0 : kFoundForFree * freePages(1).size() / lost);
 }
 
 Status PageInquiry::takeRolling() {

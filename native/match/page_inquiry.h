@@ -42,6 +42,7 @@ class PageInquiry {
   struct Ways {
     bool exact = false;    // what is found must be the same (a result was wrong): sums of full length, none of parts
     bool rolling = false;  // the other side makes rolling sums
+    bool here = false;     // sums are made on this side and cost no bytes: all of full length, and none too many
   };
   /// All that is referred to must outlive the inquiry.
   PageInquiry(PageFile target, uint64_t basisBytes, Ways ways, const Key& key, Buffers& buffers);

@@ -151,6 +151,8 @@ export class ServiceStore implements Ownership {
     return {
       name: record.name,
       path: join(this.#path, record.name, 'workload'),
+      base: record.base,
+      app: record.app,
       basePath: this.#layers.contentPath(record.base),
       appPath: this.#layers.contentPath(record.app),
       settings: record.settings,

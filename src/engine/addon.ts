@@ -82,6 +82,9 @@ export interface Addon {
       /** Both or neither. */
       basisTreePath: string | null;
       basisRecordPath: string | null;
+      /** As many digests as paths; empty where there is none. */
+      commonPaths: string[];
+      commonIds: string[];
     },
     listener: JobListener,
   ): Job;
@@ -97,6 +100,8 @@ export interface Addon {
       dryRun: boolean;
       itemize: boolean;
       recordPath: string | null;
+      commonPaths: string[];
+      commonIds: string[];
     },
     listener: JobListener,
   ): Job;

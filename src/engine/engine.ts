@@ -7,6 +7,7 @@ import { nativeEngine } from './native.js';
 import type { Engine } from './operations.js';
 
 export type {
+  CommonFile,
   DeltaOptions,
   Engine,
   Found,

@@ -6,6 +6,7 @@ import type { Addon, JobReport } from './addon.js';
 import { runJob, runJobOverDuplex, type StartJob } from './job-stream.js';
 import { loadAddon } from './loader.js';
 import type {
+  CommonFile,
   DeltaOptions,
   Engine,
   Found,
@@ -29,6 +30,10 @@ const readBytes = 256 * 1024;
 /** A path goes to the job, which opens it itself; a stream becomes the job's input. */
 function toInput(source: Source): { path: string | null; stream: Readable | null } {
   return typeof source === 'string' ? { path: source, stream: null } : { path: null, stream: source };
+}
+
+function commonOf(files: readonly CommonFile[] = []): { commonPaths: string[]; commonIds: string[] } {
+  return { commonPaths: files.map(({ path }) => path), commonIds: files.map(({ id }) => id ?? '') };
 }
 
 function toReport({ statistics, notes }: JobReport): OperationReport {
@@ -84,6 +89,7 @@ class NativeEngine implements Engine {
       recordPath: options.recordPath ?? null,
       basisTreePath: options.basis?.treePath ?? null,
       basisRecordPath: options.basis?.recordPath ?? null,
+      ...commonOf(options.common),
     };
     const start: StartJob = (listener) => this.addon.sendJob(jobOptions, listener);
     return toReport(await runJobOverDuplex(start, stream, options));
@@ -101,6 +107,7 @@ class NativeEngine implements Engine {
       dryRun: options.dryRun ?? false,
       itemize: options.itemize ?? false,
       recordPath: options.recordPath ?? null,
+      ...commonOf(options.common),
     };
     const start: StartJob = (listener) => this.addon.receiveJob(jobOptions, listener);
     const report = await runJobOverDuplex(start, stream, options);

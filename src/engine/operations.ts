@@ -93,6 +93,18 @@ export interface SendOptions extends OperationOptions, TreePart {
   recordPath?: string;
   /** What the receiver is believed to hold: what changed since is sent at once, and nothing is lost if it holds something else. */
   basis?: SharedBasis;
+  /**
+   * Files outside of the tree that the receiver may hold as well. The largest file of pages (memory, a disk) of which it has
+   * no old self is sent without what is in them. Named only where there is no basis; nothing is lost if it holds others.
+   */
+  common?: readonly CommonFile[];
+}
+
+/** A file by which two nodes may know that they hold the same. */
+export interface CommonFile {
+  path: string;
+  /** `blake3:<64 hex digits>`, the name of its content that both use; null: that is read, and its own digest names it. */
+  id: string | null;
 }
 
 /** A directory that still holds a tree as it was sent, and the record that was written then. */
@@ -124,6 +136,8 @@ export interface ReceiveOptions extends OperationOptions, TreePart {
   itemize?: boolean;
   /** As {@link SendOptions.recordPath}, of the tree at this side: also by what the sender may name as the basis. */
   recordPath?: string;
+  /** As {@link SendOptions.common}, of this side. */
+  common?: readonly CommonFile[];
 }
 
 /** A tree's digest and size. */

@@ -141,8 +141,8 @@ export class IncomingMigrations implements DestinationControl {
       const { trees } = await driver.staging(workload);
       incoming.volatilePaths = trees.filter((tree) => !tree.durable).map((tree) => tree.path);
       for (const tree of trees) {
-        const { path, durable, inPlace, recordPath } = tree;
-        slots[instanceSlot(tree.name)] = { path, durable, inPlace, recordPath };
+        const { path, durable, inPlace, recordPath, common } = tree;
+        slots[instanceSlot(tree.name)] = { path, durable, inPlace, recordPath, common };
       }
       const memory = new Set(trees.filter((tree) => !tree.durable).map((tree) => instanceSlot(tree.name)));
       incoming.ticket = this.#context.transfers.issueTicket({

@@ -436,7 +436,7 @@ export class Migration {
   async #sendInstance(phase: PhaseName, instance: InstanceTrees, options: InstanceOptions): Promise<boolean> {
     let reconnects = 0;
     for (const tree of instance.trees) {
-      const { excludeXattrs, recordPath, basis, timesTell, durable } = tree;
+      const { excludeXattrs, recordPath, basis, timesTell, durable, common } = tree;
       const verify = phase === 'final' && !timesTell;
       const report = await this.#send(phase, instanceSlot(tree.name), tree.path, {
         ...options,
@@ -445,6 +445,7 @@ export class Migration {
         lateDigests: verify && !durable,
         excludeXattrs,
         recordPath,
+        common,
         ...(basis === null ? {} : { basis }),
       });
       reconnects += report.reconnects;

@@ -4,6 +4,7 @@
  */
 import type { Duplex } from 'node:stream';
 import type {
+  CommonFile,
   Engine,
   OperationOptions,
   OperationReport,
@@ -154,7 +155,13 @@ export interface ServerAuthority {
   grant(
     slot: string,
     direction: Direction,
-  ): Promise<{ path: string; durable: boolean; inPlace?: boolean | undefined; recordPath?: string | undefined }>;
+  ): Promise<{
+    path: string;
+    durable: boolean;
+    inPlace?: boolean | undefined;
+    recordPath?: string | undefined;
+    common?: readonly CommonFile[] | undefined;
+  }>;
   progress(slot: string, progress: Progress): void;
   /** The client hears that the transfer is done only after this: whoever owns the slot already knows then. */
   completed(slot: string, report: OperationReport): Promise<void>;
@@ -235,10 +242,11 @@ async function serveTransfer(
         const granted = await authority.grant(slot, direction);
         jobOptions.signal.throwIfAborted();
         link.send({ type: 'ready' });
-        const { inPlace = false, recordPath } = granted;
+        const { inPlace = false, recordPath, common = [] } = granted;
         const receiveOptions: ReceiveOptions = {
           durable: granted.durable || durable,
           inPlace,
+          common,
           ...(recordPath === undefined ? {} : { recordPath }),
           ...jobOptions,
         };

@@ -1,6 +1,7 @@
 /** Tickets: what lets a peer's data connections in, and to which directories. Kept in memory; they die with the agent. */
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { isAbsolute } from 'node:path';
+import type { CommonFile } from '../engine/engine.js';
 import { DeltahopError } from '../errors.js';
 import { slotName, ticketIdBytes } from '../wire/messages.js';
 
@@ -14,6 +15,8 @@ export interface Slot {
   inPlace?: boolean;
   /** Where the engine keeps the record of the tree (`ReceiveOptions.recordPath`); without it none is kept. */
   recordPath?: string;
+  /** What may help with a large file that is not there yet (`ReceiveOptions.common`). */
+  common?: readonly CommonFile[];
   /** `write` (the peer may send into it) when absent; `read`: the peer may fetch it. */
   access?: 'write' | 'read';
 }

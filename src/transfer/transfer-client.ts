@@ -289,11 +289,15 @@ export class TransferClient {
         return;
       }
       signal?.addEventListener('abort', onAbort, { once: true });
-      const { excludeXattrs, ...rest } = request.sendOptions;
+      const { excludeXattrs, common, ...rest } = request.sendOptions;
       worker.tell({
         type: 'transfer',
         ...request,
-        sendOptions: { ...rest, ...(excludeXattrs === undefined ? {} : { excludeXattrs: [...excludeXattrs] }) },
+        sendOptions: {
+          ...rest,
+          ...(excludeXattrs === undefined ? {} : { excludeXattrs: [...excludeXattrs] }),
+          ...(common === undefined ? {} : { common: [...common] }),
+        },
       });
     });
   }

@@ -255,8 +255,8 @@ export class TransferServer {
     await Promise.all(others.map((other) => other.worker.end(supersedeMs)));
     if (worker.gone || connection.slot !== slotName) return;
     grant.onEvent({ type: 'started', slot: slotName, direction });
-    const { path, durable, inPlace = false, recordPath } = slot;
-    const granted = { path, durable, inPlace, ...(recordPath === undefined ? {} : { recordPath }) };
+    const { path, durable, inPlace = false, recordPath, common = [] } = slot;
+    const granted = { path, durable, inPlace, common: [...common], ...(recordPath === undefined ? {} : { recordPath }) };
     worker.tell({ type: 'allow', slot: granted });
   }
 

@@ -11,6 +11,7 @@ const errorSchema = z.object({
   message: z.string().max(4096),
   sysErrno: z.int().nullable(),
 });
+const commonSchema = z.array(z.object({ path: z.string(), id: z.string().nullable() }));
 const count = z.number().min(0).max(Number.MAX_SAFE_INTEGER);
 const countersSchema = z.object({ bytesSent: count, bytesReceived: count });
 const direction = z.enum(['send', 'receive']);
@@ -85,6 +86,7 @@ export const commandSchema = z.discriminatedUnion('type', [
       zstdLevel: z.int().optional(),
       recordPath: z.string().optional(),
       basis: z.object({ treePath: z.string(), recordPath: z.string() }).optional(),
+      common: commonSchema.optional(),
     }),
   }),
   /** Ends the transfer under way; at a server, the connection. */
@@ -99,6 +101,7 @@ export const commandSchema = z.discriminatedUnion('type', [
         durable: z.boolean(),
         inPlace: z.boolean().optional(),
         recordPath: z.string().optional(),
+        common: commonSchema.optional(),
       })
       .nullable(),
   }),

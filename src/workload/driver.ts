@@ -1,11 +1,16 @@
 /** What deltahop needs of anything that runs services: containers, virtual machines. One implementation a folder. */
 
+import type { CommonFile } from '../engine/engine.js';
+
 /** A service as its driver sees it: where its parts are on this node, and how it was described. */
 export interface Workload {
   /** The service's name: letters, digits, `-`, at most 32. */
   name: string;
   /** Directory of this service on this node; the driver keeps everything of its own beneath it. */
   path: string;
+  /** Digests of its layers. */
+  base: string;
+  app: string;
   /** Directory of the base layer's content. */
   basePath: string;
   /** Directory of the application layer's content. */
@@ -44,6 +49,8 @@ export interface InstanceTree {
   recordPath: string;
   /** What an earlier round left here of it, and the record of that: what the other node is likely to hold. */
   basis: { treePath: string; recordPath: string } | null;
+  /** Files that the other node may hold as well, of which a large file here may consist in part when it is sent first. */
+  common: readonly CommonFile[];
 }
 
 /** How a service is doing on this node. */

@@ -68,6 +68,8 @@ function workload(name: string, node: 'a' | 'b', settings: Record<string, string
   const found: Workload = {
     name,
     path: join(directory, node, name),
+    base: 'base',
+    app: 'app',
     basePath: base,
     appPath: join(directory, 'app'),
     settings,

@@ -800,7 +800,7 @@ function memoryOf(layout: LxcLayout): InstanceTree {
 
 function recordsOf(layout: LxcLayout, name: string, basisPath: string) {
   const recordPath = join(layout.records, name);
-  return { name, recordPath, basis: { treePath: basisPath, recordPath } };
+  return { name, recordPath, basis: { treePath: basisPath, recordPath }, common: [] };
 }
 
 function networkOf(layout: LxcLayout, network: LxcSettings['network']): BarrierPlan['network'] {

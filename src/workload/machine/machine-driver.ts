@@ -1,6 +1,7 @@
 import { mkdir, rename, rm, stat, statfs, writeFile } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { CommonFile } from '../../engine/engine.js';
 import { DeltahopError, isDeltahopError } from '../../errors.js';
 import { probeAddress } from '../address-probe.js';
 import type {
@@ -258,8 +259,9 @@ export class MachineDriver implements WorkloadDriver {
         throw error;
       }
       const trees = [treeOf(layout, 'boot', layout.boot, null)];
+      const common = commonOf(workload, layout, join(lastRound, 'disk'));
       for (const name of ['disk', 'memory'] as const) {
-        trees.push(treeOf(layout, name, join(lastRound, name), join(roundBefore, name)));
+        trees.push(treeOf(layout, name, join(lastRound, name), join(roundBefore, name), common));
       }
       return { instance: { trees }, pausedMs };
     });
@@ -299,7 +301,10 @@ export class MachineDriver implements WorkloadDriver {
     }
     await this.create(workload);
     await dropRounds(layout);
-    return { trees: (['boot', 'disk', 'memory'] as const).map((name) => treeOf(layout, name, layout[name], null)) };
+    const common = commonOf(workload, layout, layout.disk);
+    return {
+      trees: (['boot', 'disk', 'memory'] as const).map((name) => treeOf(layout, name, layout[name], null, common)),
+    };
   }
 
   async arrange(workload: Workload, _signal: AbortSignal): Promise<ArrangedWorkload> {
@@ -566,6 +571,7 @@ function treeOf(
   name: 'boot' | 'disk' | 'memory',
   path: string,
   basisPath: string | null,
+  common: readonly CommonFile[] = [],
 ): InstanceTree {
   const recordPath = join(layout.records, name);
   return {
@@ -578,7 +584,21 @@ function treeOf(
     timesTell: false,
     recordPath,
     basis: basisPath === null ? null : { treePath: basisPath, recordPath },
+    // Its disk has nothing of them, and what it boots with is no file of pages.
+    common: name === 'memory' ? common : [],
   };
+}
+
+/**
+ * Much of a machine's memory is what it has read from its disks and was booted with, all of which the other node holds once
+ * the trees before its memory have come: of the layers the digests say so, of the others their contents.
+ */
+function commonOf(workload: Workload, layout: MachineLayout, disk: string): CommonFile[] {
+  return [
+    { path: join(workload.basePath, 'disk'), id: workload.base },
+    { path: join(workload.appPath, 'disk'), id: workload.app },
+    ...[join(disk, basename(layout.instanceImage)), layout.kernel, layout.initrd].map((path) => ({ path, id: null })),
+  ];
 }
 
 /** What a peer has sent must be what QEMU may open: a link would let the guest read a file of this node. */

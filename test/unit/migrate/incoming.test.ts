@@ -104,6 +104,7 @@ class Destination {
               timesTell: true,
               recordPath: join(this.path, 'memory-record'),
               basis: null,
+              common: [],
             },
           ],
         };

@@ -55,6 +55,34 @@ test('a tree arrives, then costs next to nothing, then only its change', () =>
     assert.is(completed.at(-1)?.bytesReceived, world.proxy.forwardBytes - goodbyeBytes - doneBytes);
   }));
 
+test('memory that comes for the first time is not sent where it is in files that both ends hold', () =>
+  withLoopback({ times: quietTimes }, async (world) => {
+    const [source, target] = [await world.directory('source'), await world.directory('target')];
+    const [layer, disk] = [randomBytes(2 * mebibyte), randomBytes(mebibyte)];
+    await writeFile(join(source, 'ram'), Buffer.concat([randomBytes(mebibyte / 4), disk, layer.subarray(mebibyte)]));
+    const common = [];
+    for (const side of ['here', 'there']) {
+      const [layerPath, diskPath] = [join(world.root, `${side}-layer`), join(world.root, `${side}-disk`)];
+      await writeFile(layerPath, layer);
+      await writeFile(diskPath, disk);
+      common.push([
+        { path: layerPath, id: `blake3:${'7'.repeat(64)}` },
+        { path: diskPath, id: null },
+      ]);
+    }
+    const [here = [], there = []] = common;
+    const ticket = world.server.issueTicket({ slots: { memory: { path: target, durable: false, common: there } } });
+    const client = await world.client(ticket, { times: quietTimes });
+    const first = await client.send('memory', source, { common: here });
+    await assertSameTrees(source, target);
+    assert.ok(first.bytesSent + first.bytesReceived < mebibyte / 4 + 10_000, `${first.bytesSent} bytes`);
+    // Another layer under the same name is found by the digest of what was to be made of it.
+    await rm(join(target, 'ram'));
+    await writeFile(join(world.root, 'there-layer'), randomBytes(2 * mebibyte));
+    await client.send('memory', source, { common: here });
+    await assertSameTrees(source, target);
+  }));
+
 /** Frames `bye` and `done` without an error: what the client says after the server has counted. */
 const goodbyeBytes = 5 + '{}'.length;
 const doneBytes = 5 + '{"error":null}'.length;

@@ -31,7 +31,8 @@ for (const [driver, filesOf] of drivers) {
   check(`${driver.name}: files that were being replaced stay as they were, and nothing lies beside them`, () =>
     withScratch(async (directory) => {
       const [path, basePath, appPath] = [join(directory, 'workload'), join(directory, 'base'), join(directory, 'app')];
-      const workload: Workload = { name: 'web', path, basePath, appPath, settings: {}, command: [] };
+      const layers = { base: 'base', app: 'app', basePath, appPath };
+      const workload: Workload = { name: 'web', path, ...layers, settings: {}, command: [] };
       for (const file of filesOf(workload)) {
         mkdirSync(dirname(file), { recursive: true });
         writeFileSync(file, 'whole');
