@@ -30,8 +30,8 @@ struct CommonFileName {
   bool operator==(const CommonFileName&) const = default;
 };
 
-/// Those of which both sides have said that they hold them, one after the other. They are opened when they are needed: a
-/// file that is another by then is found by the digest of what it was to help with.
+/// Those of which both sides have said that they hold them, one after the other. They are opened when they are needed:
+/// a file that is another by then is found by the digest of what it was to help with.
 class CommonBasis {
  public:
   /// What is here of these files: names to announce. Left out is what cannot be read, is a link, or is no regular file,

@@ -125,7 +125,8 @@ Status PageSender::ask(Wanted& wanted) {
   return {};
 }
 
-// As the receiver would, which holds the same: what cannot be read has sums that fit nothing. The file may be over then.
+// As the receiver would, which holds the same: what cannot be read has sums that fit nothing. The file may be over
+// then.
 Status PageSender::answerHere(Wanted& wanted, const SumQuery& query) {
   const uint32_t index = wanted.index;
   const uint64_t atOnce = kSummedAtOnceBytes >> query.blockShift;

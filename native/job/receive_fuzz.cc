@@ -1,8 +1,8 @@
 // Any messages to a receiver that runs in a directory of its own: it ends, and nothing outside of its root is touched.
 // Input: u16 length of a manifest, the manifest (what announces it is made here, else no input would get past the
 // digest), then messages as u8 type, u16 length, payload. Of small files only what is packed is given, and of files
-// that are the same only which: their digest is made here as if it were one, "basis". Sender and receiver have a file in
-// common, which lies outside.
+// that are the same only which: their digest is made here as if it were one, "basis". Sender and receiver have a file
+// in common, which lies outside.
 #include <ftw.h>
 #include <stdlib.h>
 #include <sys/stat.h>

@@ -78,7 +78,7 @@ inline constexpr uint8_t kTreeCommon = 1 << 2;  // names of files that both may 
 // Bits of a file's answer.
 inline constexpr uint8_t kFileChanged = 1 << 0;  // changed while it was read: what came may be of two times
 // Bits of kPagesWanted.
-inline constexpr uint8_t kPagesExact = 1 << 0;  // what came before was wrong: no guesses this time
+inline constexpr uint8_t kPagesExact = 1 << 0;   // what came before was wrong: no guesses this time
 inline constexpr uint8_t kPagesCommon = 1 << 1;  // the basis is of common files: which, follows, and no sums do
 // Bits of the width in kSumsWanted.
 inline constexpr uint8_t kRollingSums = 1 << 7;

@@ -23,8 +23,8 @@ struct TreeInMaking {
   Tree wanted;
   TreePlan plan;
   PartialDirectory partial;
-  CommonBasis common;              // what the sender holds as well
-  uint32_t commonFor = kNoEntry;   // the one file that is asked for against that
+  CommonBasis common;             // what the sender holds as well
+  uint32_t commonFor = kNoEntry;  // the one file that is asked for against that
   std::optional<ParentCache> wantedParents;
   std::vector<bool> touched;  // directories in which something was made or removed
   std::vector<bool> missing;  // entries that could not be had

@@ -255,7 +255,8 @@ bool PageInquiry::askForPages() {
   if (query.runs.empty()) return false;
   const auto bits =
       static_cast<unsigned>(std::bit_width(query.blocks()) + std::bit_width(openBytes_ / kPageBytes)) + kSpareBits;
-  pageSumBytes_ = ways_.exact || ways_.here ? kMaxSumBytes : std::clamp<unsigned>((bits + 7) / 8, kMinSumBytes, kMaxSumBytes);
+  pageSumBytes_ =
+      ways_.exact || ways_.here ? kMaxSumBytes : std::clamp<unsigned>((bits + 7) / 8, kMinSumBytes, kMaxSumBytes);
   query.sumBytes = pageSumBytes_;
   ask(std::move(query), Awaited::Kind::kPages, 0);
   return true;

@@ -256,7 +256,13 @@ export class TransferServer {
     if (worker.gone || connection.slot !== slotName) return;
     grant.onEvent({ type: 'started', slot: slotName, direction });
     const { path, durable, inPlace = false, recordPath, common = [] } = slot;
-    const granted = { path, durable, inPlace, common: [...common], ...(recordPath === undefined ? {} : { recordPath }) };
+    const granted = {
+      path,
+      durable,
+      inPlace,
+      common: [...common],
+      ...(recordPath === undefined ? {} : { recordPath }),
+    };
     worker.tell({ type: 'allow', slot: granted });
   }
 
