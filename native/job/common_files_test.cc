@@ -1,4 +1,4 @@
-// Large files of pages to a receiver that has no old self of them, but other files that the sender has as well.
+// Large files to a receiver that has no old self of them, but other files that the sender has as well.
 #include "job/common_files.h"
 
 #include <cstdlib>
@@ -99,6 +99,20 @@ TEST_CASE_FIXTURE(CommonFixture, "what was copied out of a common file to any of
   DH_REQUIRE_OK(run.receiver.outcome());
   requireSameTree(from, to);
   CHECK(run.downBytes < memory.size() / 2);
+}
+
+TEST_CASE_FIXTURE(CommonFixture, "pages of a file that is no row of them are found, with what stands between them") {
+  Bytes saved(777, 7);
+  for (size_t page = 0; page < kDiskPages; page += 3) {
+    saved.insert(saved.end(), 8, static_cast<uint8_t>(page));
+    const auto begin = disk.begin() + static_cast<ptrdiff_t>(page * kPageBytes);
+    saved.insert(saved.end(), begin, begin + kPageBytes);
+  }
+  writeTestFile(from + "/memory", saved);
+  TransferRun run(send(), receive());
+  DH_REQUIRE_OK(run.receiver.outcome());
+  requireSameTree(from, to);
+  CHECK(run.downBytes < saved.size() / 10);
 }
 
 TEST_CASE_FIXTURE(CommonFixture, "only what both have helps") {

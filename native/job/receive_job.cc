@@ -26,6 +26,7 @@
 #include "job/transfer_job.h"
 #include "job/tree_in_making.h"
 #include "job/tree_maker.h"
+#include "match/page_matcher.h"
 #include "signature/signature.h"
 #include "tree/itemize.h"
 #include "tree/manifest.h"
@@ -412,10 +413,10 @@ class ReceiveJob final : public TransferJob {
   // A file that is here in no form yet, and large enough: its sender looks for all of it in all of what is common.
   Status chooseCommon(const std::vector<uint32_t>& files) {
     if (announcedCommon_.empty() || options_.common.empty()) return {};
-    uint64_t most = 0;
+    uint64_t most = kSmallFileBytes;
     for (const uint32_t index : files) {
       const uint64_t bytes = tree_.wanted.fileBytes(index);
-      if (tree_.plan.partners[index] != kNoEntry || bytes <= most || !isPaged(bytes, kPageBytes)) continue;
+      if (tree_.plan.partners[index] != kNoEntry || bytes <= most || bytes > PageMatcher::kMaxBytes) continue;
       most = bytes;
       tree_.commonFor = index;
     }

@@ -37,8 +37,8 @@ struct ReceiveJobOptions {
   /// The record of the tree (tree/record.h), kept outside of it: files that it still knows are not read. Rewritten
   /// after the transfer. Not with entryName or dryRun.
   std::optional<std::string> recordPath = {};
-  /// Files outside of the tree, in any order: what the sender holds as well of them helps with the largest file of
-  /// pages that has no old self.
+  /// Files outside of the tree, in any order: what the sender holds as well of them helps with the largest file that
+  /// has no old self.
   std::vector<CommonFile> common = {};
 };
 

@@ -41,8 +41,8 @@ struct SendJobOptions {
     std::string recordPath;
   };
   std::optional<Basis> basis = {};
-  /// Files outside of the tree that the receiver may hold as well: a large file of pages of which it has no old self is
-  /// sent without what is in them. They are named only if there is no basis.
+  /// Files outside of the tree that the receiver may hold as well: the largest file of which it has no old self is sent
+  /// without what is in them, at any offset. They are named only if there is no basis.
   std::vector<CommonFile> common = {};
 };
 

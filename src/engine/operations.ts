@@ -94,8 +94,8 @@ export interface SendOptions extends OperationOptions, TreePart {
   /** What the receiver is believed to hold: what changed since is sent at once, and nothing is lost if it holds something else. */
   basis?: SharedBasis;
   /**
-   * Files outside of the tree that the receiver may hold as well. The largest file of pages (memory, a disk) of which it has
-   * no old self is sent without what is in them. Named only where there is no basis; nothing is lost if it holds others.
+   * Files outside of the tree that the receiver may hold as well. The largest file of which it has no old self (memory,
+   * that is) is sent without what is in them. Named only where there is no basis; nothing is lost if it holds others.
    */
   common?: readonly CommonFile[];
 }
