@@ -13,6 +13,11 @@
 namespace deltahop {
 namespace {
 
+// A disk of 200 MB/s reads so much of a file for its digest before the peer takes the transfer for dead, and so much
+// for sums, three times and in pieces, while a slow link would carry some hundred MB.
+constexpr uint64_t kMaxBytesForName = uint64_t{4} << 30;
+constexpr uint64_t kMaxBytesForSums = uint64_t{16} << 30;
+
 // Some of these files were sent by a peer, and a link would have any file of this node looked at.
 Result<File> openOwn(const std::string& path) {
   DH_TRY(File file, File::open(AT_FDCWD, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK));
@@ -29,10 +34,19 @@ Result<std::optional<CommonFileName>> nameOf(const CommonFile& common, const Can
   const auto bytes = file.value().size();
   if (!bytes.ok()) return nothing;
   if (common.id.has_value()) return std::optional(CommonFileName{*common.id, bytes.value()});
+  if (bytes.value() > kMaxBytesForName) return nothing;
   const auto digest = contentDigest(file.value(), [&](uint64_t) { return !cancelled(); });
   if (cancelled()) return Error{Code::kCancelled, "look at common files", 0};
   if (!digest.ok()) return nothing;
   return std::optional(CommonFileName{digest.value(), bytes.value()});
+}
+
+// Without holes, which cost nothing.
+uint64_t dataBytes(const std::string& path) {
+  const auto file = openOwn(path);
+  if (!file.ok()) return 0;
+  const auto status = file.value().stat();
+  return status.ok() ? static_cast<uint64_t>(status.value().st_blocks) * 512 : 0;
 }
 
 uint64_t bytesOf(std::span<const CommonFileName> names) {
@@ -45,8 +59,11 @@ uint64_t bytesOf(std::span<const CommonFileName> names) {
 
 Result<CommonBasis> CommonBasis::offered(std::span<const CommonFile> files, const CancelCheck& cancelled) {
   CommonBasis basis;
+  uint64_t toBeRead = 0;
   for (const CommonFile& file : files) {
     if (basis.names_.size() == kMaxBasisFiles) break;
+    const uint64_t data = dataBytes(file.path);
+    if (data > kMaxBytesForSums - toBeRead) continue;
     DH_TRY(const auto name, nameOf(file, cancelled));
     if (!name.has_value() || name->bytes == 0 || name->bytes > kMaxSummedBytes - basis.bytes()) continue;
     basis.names_.push_back(*name);
@@ -56,6 +73,7 @@ Result<CommonBasis> CommonBasis::offered(std::span<const CommonFile> files, cons
     }
     basis.which_ = static_cast<uint8_t>(basis.which_ | 1u << basis.paths_.size());
     basis.paths_.push_back(file.path);
+    toBeRead += data;
   }
   return basis;
 }

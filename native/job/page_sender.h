@@ -38,8 +38,9 @@ class PageSender {
     uint64_t basisBytes = 0;
     bool exact = false;
     std::optional<CommonBasis> common;
-    Basis basis;  // that, once it is its turn
-    Bytes early;  // sums that came before it was its turn
+    Basis basis;                // that, once it is its turn
+    uint64_t answeredHere = 0;  // pieces of questions about it
+    Bytes early;                // sums that came before it was its turn
     FileSender::Source source;
     std::unique_ptr<PageInquiry> inquiry;  // once it is its turn
     std::optional<DeltaEncoder> encoder;   // once it is being sent
