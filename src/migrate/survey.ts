@@ -70,6 +70,7 @@ export async function forecastInputs(
     layers,
     instance: { memoryBytes, filesBytes, share: await context.compressedShare(memorySample) },
     returning,
+    hasDisks: offer.layers.some(({ form }) => form === 'disk'),
     link,
     past: context.history.hops,
   };

@@ -16,6 +16,7 @@ const first: ForecastInputs = {
   layers: { bytes: 100 * mib, files: 5000, share: 0.4 },
   instance: { memoryBytes: 32 * mib, filesBytes: 0, share: 0.5 },
   returning: false,
+  hasDisks: false,
   link: { roundTripMs: 20, bytesPerMs: 6000 },
   past: [],
 };
@@ -51,6 +52,13 @@ test('a first hop brings the missing layers and the memory, compressed, and its 
   assert.ok(bytesSent.expected > least && bytesSent.expected < 1.1 * least, String(bytesSent.expected));
   const slower = forecast({ ...first, link: { ...first.link, bytesPerMs: 600 } });
   assert.ok((slower.totalMs?.expected ?? 0) > 5 * (totalMs?.expected ?? 0));
+});
+
+test('of a machine’s memory less may come the first time, and is expected to', () => {
+  const [container, machine] = [forecast(first).bytesSent, forecast({ ...first, hasDisks: true }).bytesSent];
+  assertOrdered(machine);
+  assert.ok(machine.low < container.low - 7 * mib && machine.expected < container.expected - 5 * mib);
+  assert.is(machine.high, container.high, 'or all of it');
 });
 
 test('without a rate the time is not guessed, the downtime still is, and with wide bounds', () => {
