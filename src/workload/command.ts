@@ -1,8 +1,5 @@
 import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process';
 import type { Socket } from 'node:net';
-import { createInterface } from 'node:readline';
-import type { Readable } from 'node:stream';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { DeltahopError } from '../errors.js';
 
 /** How a command is run. */
@@ -181,30 +178,55 @@ export interface Conversing extends Watching {
 }
 
 /**
- * {@link startWatching} of a program to talk with.
+ * {@link startWatching} of a program to talk with. It keeps this process from its end only while it is asked something.
  *
  * @throws DeltahopError DELTAHOP_E_TOOL_MISSING if it cannot be started.
  */
 export async function startConversing(argv: readonly string[]): Promise<Conversing> {
   const { program, child } = await watching(argv, 'pipe');
   const [name = ''] = argv;
-  const lines = createInterface({ input: child.stdout as Readable })[Symbol.asyncIterator]();
-  const ask = async (line: string, limitMs: number): Promise<string> => {
-    child.stdin?.write(`${line}\n`);
-    const late = sleep(limitMs, null, { ref: false });
-    const answer = await Promise.race([lines.next(), late]);
-    if (answer === null) throw new DeltahopError('DELTAHOP_E_TIMEOUT', `${name} did not answer within ${limitMs} ms`);
-    if (answer.done === true) throw new DeltahopError('DELTAHOP_E_WORKLOAD', `${name} ended before it had answered`);
-    return answer.value;
+  const [input, output] = [child.stdin as Socket, child.stdout as Socket];
+  const lines: string[] = [];
+  let rest = '';
+  let wake: () => void = () => {};
+  output.setEncoding('utf8');
+  output.on('data', (text: string) => {
+    const parts = (rest + text).split('\n');
+    rest = parts.pop() ?? '';
+    lines.push(...parts);
+    wake();
+  });
+  output.on('close', () => wake());
+  child.unref();
+  input.unref();
+  output.unref();
+  const answer = async (limitMs: number): Promise<string> => {
+    for (const deadline = Date.now() + limitMs; ; ) {
+      const line = lines.shift();
+      if (line !== undefined) return line;
+      if (output.closed) throw new DeltahopError('DELTAHOP_E_WORKLOAD', `${name} ended before it had answered`);
+      const leftMs = deadline - Date.now();
+      if (leftMs <= 0) throw new DeltahopError('DELTAHOP_E_TIMEOUT', `${name} did not answer within ${limitMs} ms`);
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, leftMs);
+        wake = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+      });
+    }
   };
   // One at a time: answers come in the order of the questions.
   let last: Promise<unknown> = Promise.resolve();
   return {
     ...program,
     ask: (line, limitMs) => {
-      const answer = last.then(() => ask(line, limitMs));
-      last = answer.catch(() => {});
-      return answer;
+      const asked = last.then(() => {
+        input.write(`${line}\n`);
+        return answer(limitMs);
+      });
+      last = asked.catch(() => {});
+      return asked;
     },
   };
 }
@@ -217,9 +239,6 @@ async function watching(
   const stdio: StdioOptions = ['pipe', stdout, 'ignore'];
   const child = spawn(program, args, { detached: true, cwd: '/', env: commandEnvironment(), stdio });
   child.stdin?.on('error', () => {});
-  // It does not keep this process from its end: it waits for that.
-  child.unref();
-  (child.stdin as Socket | null)?.unref();
   return { program: { ...(await detached(program, child)), release: () => child.stdin?.destroy() }, child };
 }
 

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -67,8 +67,11 @@ test('what a killed writer left is removed, and the file stays', async () => {
     import { writeJsonDurably } from ${JSON.stringify(new URL('../../../src/layers/durable-file.js', import.meta.url).href)};
     for (;;) await writeJsonDurably(${JSON.stringify(path)}, { count: 2 });`;
   while (readdirSync(directory).length === 1) {
+    const before = statSync(path).ino;
     const writer = spawn(process.execPath, ['--input-type=module', '--eval', script], { stdio: 'ignore' });
-    await new Promise((resolve) => setTimeout(resolve, 400));
+    // On a busy machine it takes its time to come to its first write.
+    while (statSync(path).ino === before) await new Promise((resolve) => setTimeout(resolve, 5));
+    await new Promise((resolve) => setTimeout(resolve, Math.random() * 20));
     const ended = once(writer, 'exit');
     writer.kill('SIGKILL');
     await ended;

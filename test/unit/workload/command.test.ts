@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { isDeltahopError } from '../../../src/errors.js';
-import { mustRun, runCommand } from '../../../src/workload/command.js';
+import { mustRun, runCommand, startConversing } from '../../../src/workload/command.js';
 
 async function rejection(promise: Promise<unknown>): Promise<Error> {
   try {
@@ -88,6 +88,22 @@ test('what a program wrote is not lost if its end is heard first and this proces
     });
   });
   assert.is(outcome, 'hello\n');
+});
+
+test('a conversation brings the answers in the order of the questions, and says when there is none', async () => {
+  const echo = await startConversing(['sh', '-c', 'while read -r line; do echo "<$line>"; done']);
+  const asked = ['one', 'two  words', 'three'];
+  assert.equal(
+    await Promise.all(asked.map((line) => echo.ask(line, 5000))),
+    asked.map((line) => `<${line}>`),
+  );
+  echo.release();
+  // It does not keep this process from its end.
+  for (const deadline = Date.now() + 5000; !echo.hasEnded(); await sleep(5)) assert.ok(Date.now() < deadline);
+  assert.ok(isDeltahopError(await rejection(echo.ask('late', 5000)), 'DELTAHOP_E_WORKLOAD'));
+  const dumb = await startConversing(['sleep', '10']);
+  assert.ok(isDeltahopError(await rejection(dumb.ask('anything', 50)), 'DELTAHOP_E_TIMEOUT'));
+  dumb.kill();
 });
 
 test.run();
