@@ -61,6 +61,8 @@ struct CommonFixture {
   }
 
   static constexpr size_t kOwnPages = 100;
+  // The index has no room for a page now and then, by the key of the session.
+  static constexpr uint64_t kUnfoundBytes = 16 * kPageBytes;
   static constexpr uint64_t kOwnBytes = kOwnPages * kPageBytes + 20'000;
   TestDirectory directory;
   std::string from;
@@ -79,9 +81,10 @@ TEST_CASE_FIXTURE(CommonFixture, "pages that are in files which both have are no
     DH_REQUIRE_OK(run.receiver.outcome());
     requireSameTree(from, to);
     CHECK(run.receiver.statistic("commonFiles") == 2);
-    CHECK(run.receiver.statistic("matchedBytes") == kDiskPages / 2 * kPageBytes);
+    CHECK(run.receiver.statistic("matchedBytes") <= kDiskPages / 2 * kPageBytes);
+    CHECK(run.receiver.statistic("matchedBytes") >= kDiskPages / 2 * kPageBytes - kUnfoundBytes);
     CHECK(run.receiver.statistic("repairedFiles") == 0);
-    CHECK(run.downBytes < kOwnBytes + 10'000);
+    CHECK(run.downBytes < kOwnBytes + kUnfoundBytes + 10'000);
     CHECK(run.upBytes < 500);
     CHECK(run.sender.statistic("signatureBytes") == run.receiver.statistic("signatureBytes"));
     std::filesystem::remove_all(to);
@@ -122,7 +125,7 @@ TEST_CASE_FIXTURE(CommonFixture, "only what both have helps") {
   requireSameTree(from, to);
   CHECK(run.receiver.statistic("commonFiles") == 1);
   CHECK(run.receiver.statistic("repairedFiles") == 0);
-  CHECK(run.downBytes < kOwnBytes + kDiskPages / 4 * kPageBytes + 10'000);
+  CHECK(run.downBytes < kOwnBytes + kDiskPages / 4 * kPageBytes + kUnfoundBytes + 10'000);
 }
 
 TEST_CASE_FIXTURE(CommonFixture, "neither one that is missing, nor a link, nor a directory") {
