@@ -337,7 +337,7 @@ export class ReadyNetwork {
     return Buffer.concat([ifinfomsg(index, 0), attributes]);
   }
 
-  /** Those that a new namespace has not by itself. Twice, since one that is for all interfaces changes each one's. */
+  /** Those that a new namespace has not by itself. Twice at the most, since one that is for all interfaces changes each one's. */
   async #applySettings(wanted: ContainerNetwork['settings']): Promise<void> {
     for (let pass = 0; pass < 2; pass++) {
       const there = await this.#courier.settings();

@@ -229,8 +229,8 @@ export class LxcDriver implements WorkloadDriver {
   round(workload: Workload, signal: AbortSignal): Promise<RoundWorkload> {
     return this.#exclusively(workload, 'round', async (layout) => {
       const { barrier, initPid, isPreDump, saver } = await this.#startDump(workload, layout, 'round', signal);
-      const network = saver?.save() ?? null;
-      network?.catch(() => {});
+      // What a round saves is only what the freeze is likely to bring.
+      const network = saver?.save().catch(() => null) ?? null;
       const onAbort = () => void barrier.decide('abort').catch(() => {});
       // CRIU must not be killed in the middle of a dump: it has code of its own in the processes then.
       signal.addEventListener('abort', onAbort, { once: true });
