@@ -13,7 +13,13 @@ import { fileURLToPath } from 'node:url';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { isDeltahopError } from '../../src/errors.js';
-import type { FrozenWorkload, PreparedWorkload, Workload, WorkloadDriver } from '../../src/workload/driver.js';
+import type {
+  ArrangedWorkload,
+  FrozenWorkload,
+  PreparedWorkload,
+  Workload,
+  WorkloadDriver,
+} from '../../src/workload/driver.js';
 import { Cgroup } from '../../src/workload/lxc/cgroup.js';
 import { lxcLayout } from '../../src/workload/lxc/layout.js';
 import { createLxcDriver } from '../../src/workload/lxc/lxc-driver.js';
@@ -557,12 +563,7 @@ ip address del 10.92.0.8/32 dev lo; ip route del 10.93.0.0/16; echo 0 >/proc/sys
   const before = await inNetworkOf(a, showNetwork);
   assert.match(before, /mtu 1300.*10\.92\.0\.9.*fd00:93::/s);
   const frozen = await freeze(a);
-  await run(['rsync', '-aHAX', '--delete', `${a.path}/upper/`, `${b.path}/upper/`]);
-  await run(['rsync', '-aHAX', '--delete', `${a.path}/memory/`, `${b.path}/memory/`]);
-  const prepared = await arranged.prepare(AbortSignal.timeout(30_000));
-  await frozen.commit();
-  await prepared.commit();
-  await counts(b);
+  await arrive(frozen, a, b, arranged);
   assert.is(await inNetworkOf(b, showNetwork), before);
   // And once more, by what was made ready alone.
   await hop(b, a);
@@ -581,12 +582,7 @@ check('a network that is not plain is left to CRIU, with its firewall and its ot
   await inNetworkOf(a, 'ip link add other type bridge; nft add table inet wall');
   const frozen = await freeze(a);
   assert.not(existsSync(join(a.path, 'memory/network.json')));
-  await run(['rsync', '-aHAX', '--delete', `${a.path}/upper/`, `${b.path}/upper/`]);
-  await run(['rsync', '-aHAX', '--delete', `${a.path}/memory/`, `${b.path}/memory/`]);
-  const prepared = await arranged.prepare(AbortSignal.timeout(30_000));
-  await frozen.commit();
-  await prepared.commit();
-  await counts(b);
+  await arrive(frozen, a, b, arranged);
   assert.match(await inNetworkOf(b, 'ip link show; nft list tables'), /other.*inet wall/s);
   await inNetworkOf(b, 'ip link delete other; nft delete table inet wall');
   await hop(b, a);
@@ -598,7 +594,18 @@ check('a network that is not plain is left to CRIU, with its firewall and its ot
 async function hop(from: Workload, to: Workload): Promise<void> {
   const frozen = await freeze(from);
   await copyInstance(from, to);
-  const prepared = await prepare(to);
+  await handOver(frozen, await prepare(to), to);
+}
+
+/** Moves what is frozen to where its restore is arranged already, so that nothing may be staged there any more. */
+async function arrive(frozen: FrozenWorkload, from: Workload, to: Workload, arranged: ArrangedWorkload): Promise<void> {
+  for (const name of ['upper', 'memory']) {
+    await run(['rsync', '-aHAX', '--delete', join(from.path, name, '/'), join(to.path, name, '/')]);
+  }
+  await handOver(frozen, await arranged.prepare(AbortSignal.timeout(30_000)), to);
+}
+
+async function handOver(frozen: FrozenWorkload, prepared: PreparedWorkload, to: Workload): Promise<void> {
   await frozen.commit();
   await prepared.commit();
   await counts(to);
