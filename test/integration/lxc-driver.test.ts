@@ -600,7 +600,7 @@ async function hop(from: Workload, to: Workload): Promise<void> {
 /** Moves what is frozen to where its restore is arranged already, so that nothing may be staged there any more. */
 async function arrive(frozen: FrozenWorkload, from: Workload, to: Workload, arranged: ArrangedWorkload): Promise<void> {
   for (const name of ['upper', 'memory']) {
-    await run(['rsync', '-aHAX', '--delete', join(from.path, name, '/'), join(to.path, name, '/')]);
+    await run(['rsync', '-aHAX', '--ignore-times', '--delete', join(from.path, name, '/'), join(to.path, name, '/')]);
   }
   await handOver(frozen, await arranged.prepare(AbortSignal.timeout(30_000)), to);
 }
