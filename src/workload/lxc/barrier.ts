@@ -46,8 +46,8 @@ import { type Freezer, healRegisters, keepRegisters } from './registers.js';
  *     exit-code    of CRIU or lxc-checkpoint, once it has ended
  *     bell         a fifo: any line wakes the script, which then looks for a verdict
  *     criu         round, freeze: /proc/PID/stat of CRIU
- *     lifeline     freeze: a file that CRIU has locked for as long as it lives
- *     watched      freeze: a fifo that opens once it is locked
+ *     lifeline     round, freeze: a file that CRIU has locked for as long as it lives
+ *     watched      round, freeze: a fifo that opens once it is locked
  *     registers    round, freeze: of its threads, from before CRIU took hold of them
  *     mending      a dump whose CRIU was killed is being undone
  *     healed       which threads got back their registers then
@@ -160,11 +160,9 @@ exit 0
   const postDump =
     plan.kind === 'round'
       ? '[ ! -e verdict ] || exit 1\n  : >held'
-      : // The freezer is a fence: should CRIU die from here on, its tracees would run on without it. Off the bridge nothing
-        // reaches its connections any more, whoever unlocks the network: what its kernel took in then would be lost to the
-        // copy that goes on, and what it said at their end would end them there too.
-        `freeze
-  : >stopped
+      : // Off the bridge nothing reaches its connections any more, whoever unlocks the network: what its kernel took in then
+        // would be lost to the copy that goes on, and what it said at their end would end them there too.
+        `: >stopped
   ${detach}
   if await_verdict; then
     kill_all
@@ -180,6 +178,8 @@ pre-dump)
 ${stopLines(plan.freezer)}
   ;;
 post-dump)
+  # The freezer is a fence: should CRIU die from here on, its tracees would run on without it.
+  freeze
   ${postDump}
   ;;
 esac
@@ -222,18 +222,18 @@ function namedScript(directory: string, { criuProgram, freezer }: BarrierPlan): 
 cd ${quote(directory)} || exit 1
 [ "$1" != dump ] && [ "$1" != pre-dump ] || {
   read -r line <"/proc/$$/stat" && echo "$line" >criu
-  echo -1000 >/proc/self/oom_score_adj
-  [ ! -p watched ] || exec perl -e ${quote(lockLifeline)} lifeline watched ${quote(criuProgram)} "$@"
-}
-[ "$1" != pre-dump ] || {
+  { echo -1000 >/proc/self/oom_score_adj; } 2>/dev/null
+  [ "$1" != pre-dump ] || {
 ${freezerFunctions(freezer)}
 ${stopLines(freezer)}
-  while kill -0 $$; do
-    for pages in images/pagemap-[0-9]*.img; do
-      [ ! -e "$pages" ] || { thaw; : >held; exit; }
-    done
-    sleep 0.002
-  done </dev/null >/dev/null 2>&1 &
+    while kill -0 $$; do
+      for pages in images/pagemap-[0-9]*.img; do
+        [ ! -e "$pages" ] || { : >held; thaw; exit; }
+      done
+      sleep 0.002
+    done </dev/null >/dev/null 2>&1 &
+  }
+  exec perl -e ${quote(lockLifeline)} lifeline watched ${quote(criuProgram)} "$@"
 }
 exec ${quote(criuProgram)} "$@"
 `;
@@ -361,7 +361,7 @@ export function supervisorScript(directory: string, plan: BarrierPlan, processor
   // more. And from the thaw on the image is older than the service, and must not be what it is given up for.
   const giveUp = plan.kind === 'round' ? '' : '(set -C; echo abort >verdict) 2>/dev/null\n';
   const [watch, unwatch] =
-    plan.kind === 'freeze'
+    plan.mending !== null
       ? [
           `watchers=
 for processor in ${processors.join(' ')}; do
@@ -432,7 +432,7 @@ export class Barrier {
             writeFile(at('action.mend'), '#!/bin/sh\n', { mode: 0o700 }),
             mkdir(at('images'), { mode: 0o700 }),
           ]),
-      mustRun(['mkfifo', '-m', '600', at('bell'), ...(plan.kind === 'freeze' ? [at('watched')] : [])], {
+      mustRun(['mkfifo', '-m', '600', at('bell'), ...(plan.mending === null ? [] : [at('watched')])], {
         limitMs: 10_000,
         code: 'DELTAHOP_E_IO',
       }),
