@@ -3,13 +3,7 @@ import { mkdir, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as z from 'zod';
 import { DeltahopError } from '../errors.js';
-import {
-  fileError,
-  readJson,
-  removeUnfinishedWrites,
-  syncDirectory,
-  writeJsonDurably,
-} from '../layers/durable-file.js';
+import { fileError, readJson, removeUnfinishedWrites, syncPath, writeJsonDurably } from '../layers/durable-file.js';
 import { digestSchema } from '../layers/layer.js';
 import type { SpaceReserve } from '../layers/space-reserve.js';
 import type { LayerStore } from '../layers/store.js';
@@ -113,7 +107,7 @@ export class ServiceStore implements Ownership {
       const directory = join(this.#path, name);
       try {
         await mkdir(directory, { recursive: true, mode: 0o700 });
-        await syncDirectory(this.#path);
+        await syncPath(this.#path);
       } catch (error) {
         throw fileError(error, `cannot make ${directory}`);
       }
@@ -133,7 +127,7 @@ export class ServiceStore implements Ownership {
       try {
         // The record first: what is left if this stops half-way is no service any more.
         await rm(join(directory, 'service.json'), { force: true });
-        await syncDirectory(directory);
+        await syncPath(directory);
         await rm(directory, { recursive: true, force: true });
       } catch (error) {
         throw fileError(error, `cannot remove ${directory}`);

@@ -1,5 +1,6 @@
 /** A small file that is either its old self or its new self, whatever happens while it is written. */
 import { randomUUID } from 'node:crypto';
+import type { Dirent } from 'node:fs';
 import { open, readdir, readFile, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { z } from 'zod';
@@ -19,7 +20,7 @@ export async function writeJsonDurably(path: string, value: unknown): Promise<vo
       await file.close();
     }
     await rename(temporary, path);
-    await syncDirectory(dirname(path));
+    await syncPath(dirname(path));
   } catch (error) {
     await rm(temporary, { force: true });
     throw fileError(error, `cannot write ${path}`);
@@ -59,34 +60,29 @@ export async function readJson<T>(path: string, schema: z.ZodType<T>): Promise<T
   });
 }
 
-/** Puts the names in a directory on stable storage: what was renamed, made or removed in it. */
-export async function syncDirectory(path: string): Promise<void> {
-  const directory = await open(path, 'r');
+/** Puts a file on stable storage; of a directory, the names in it: what was renamed, made or removed there. */
+export async function syncPath(path: string): Promise<void> {
+  const file = await open(path, 'r');
   try {
-    await directory.sync();
+    await file.sync();
   } finally {
-    await directory.close();
+    await file.close();
   }
 }
 
+/** More than one, so that the file system needs few commits of its journal; one of libuv's four threads stays free. */
+const syncsAtOnce = 3;
+
 /** Puts all regular files of a tree, and the names of everything in it, on stable storage. */
 export async function syncTree(path: string): Promise<void> {
-  const entries = await readdir(path, { withFileTypes: true });
-  // At once: the file system then needs few commits of its journal for many files.
-  await Promise.all(
-    entries.map(async (entry) => {
-      const inner = join(path, entry.name);
-      if (entry.isDirectory()) return await syncTree(inner);
-      if (!entry.isFile()) return;
-      const file = await open(inner, 'r');
-      try {
-        await file.sync();
-      } finally {
-        await file.close();
-      }
-    }),
-  );
-  await syncDirectory(path);
+  const entries = await readdir(path, { withFileTypes: true, recursive: true });
+  const pathsOf = (chosen: Dirent[]): string[] => chosen.map(({ parentPath, name }) => join(parentPath, name));
+  const files = pathsOf(entries.filter((entry) => entry.isFile())).values();
+  const drain = async (): Promise<void> => {
+    for (const name of files) await syncPath(name);
+  };
+  await Promise.all(Array.from({ length: syncsAtOnce }, drain));
+  for (const name of [...pathsOf(entries.filter((entry) => entry.isDirectory())), path]) await syncPath(name);
 }
 
 /** The code of a failed system call (`ENOENT`, ...), or null if `error` is none. */

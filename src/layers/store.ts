@@ -10,14 +10,7 @@ import type { Engine, OperationOptions, TreeDigest } from '../engine/engine.js';
 import { DeltahopError } from '../errors.js';
 import { faceToFace } from '../transfer/face-to-face.js';
 import { checkDiskContent, type FlattenImage, makeAppDisk, makeBaseDisk } from './disk-content.js';
-import {
-  fileError,
-  readJson,
-  removeUnfinishedWrites,
-  syncDirectory,
-  systemCode,
-  writeJsonDurably,
-} from './durable-file.js';
+import { fileError, readJson, removeUnfinishedWrites, syncPath, systemCode, writeJsonDurably } from './durable-file.js';
 import {
   digestSchema,
   type Layer,
@@ -272,7 +265,7 @@ export class LayerStore {
       });
       const removal = join(this.#path, `${removalPrefix}${randomUUID()}`);
       await rename(this.#directory(layer.digest), removal);
-      await syncDirectory(this.#path);
+      await syncPath(this.#path);
       await rm(removal, { recursive: true, force: true });
     } catch (error) {
       throw fileError(error, `cannot remove layer ${reference}`);
@@ -442,7 +435,7 @@ export class LayerStore {
       await writeJsonDurably(join(staging, 'layer.json'), layer);
       try {
         await rename(staging, this.#directory(layer.digest));
-        await syncDirectory(this.#path);
+        await syncPath(this.#path);
       } catch (error) {
         // The same content came another way in the meantime: by its digest it is this layer.
         if (systemCode(error) !== 'ENOTEMPTY' && systemCode(error) !== 'EEXIST') throw error;

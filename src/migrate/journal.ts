@@ -6,13 +6,7 @@ import { mkdir, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as z from 'zod';
 import { DeltahopError } from '../errors.js';
-import {
-  fileError,
-  readJson,
-  removeUnfinishedWrites,
-  syncDirectory,
-  writeJsonDurably,
-} from '../layers/durable-file.js';
+import { fileError, readJson, removeUnfinishedWrites, syncPath, writeJsonDurably } from '../layers/durable-file.js';
 import type { SpaceReserve } from '../layers/space-reserve.js';
 import { offerSchema } from './offer.js';
 
@@ -153,6 +147,6 @@ export class Journal {
       await rm(join(this.#path, `${migration}.json`), { force: true }).catch(() => {});
       this.#records.delete(migration);
     }
-    if (doomed.length > 0) await syncDirectory(this.#path).catch(() => {});
+    if (doomed.length > 0) await syncPath(this.#path).catch(() => {});
   }
 }

@@ -67,8 +67,9 @@ async function goesOn(directory: string, healed: boolean): Promise<boolean> {
   try {
     while (count() < 5) await sleep(10);
     writeFileSync(join(cgroup, 'cgroup.procs'), String(child.pid));
-    put(shut);
-    must(['sh', '-c', keepRegisters({ directory: cgroup, version }, kept)]);
+    const mark = join(directory, 'mark');
+    must(['sh', '-c', keepRegisters({ directory: cgroup, version }, kept, mark)]);
+    assert.is(readFileSync(mark, 'utf8'), '');
     must(['perl', '-e', killedAtWork, String(child.pid), join(cgroup, file), open, shut]);
     if (healed) {
       const told = must(['sh', '-c', healRegisters({ directory: cgroup, version }, kept)]);

@@ -121,13 +121,10 @@ kill_all() {
 /** What stops a container before CRIU does, from the operation's directory; exits if it cannot, or need not any more. */
 function stopLines(freezer: Freezer): string {
   return `  [ ! -e verdict ] || exit 1
-  : >frozen-at
   # CRIU looks whether the freezer has done its work only every 100 ms; finding it done saves that. And only of a container
   # that it finds frozen does the image say so, which a restore relies on.
-  ${keepRegisters(freezer, 'registers')} >/dev/null 2>&1 &
-  freeze || exit 1
-  # It opens the freezer for a moment, in which nothing runs.
-  wait $!
+  ${keepRegisters(freezer, 'registers', 'frozen-at')} >/dev/null 2>&1
+  [ -e frozen-at ] || : >frozen-at
   freeze || exit 1
   : >stopped`;
 }

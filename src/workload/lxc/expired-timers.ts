@@ -31,7 +31,7 @@ export async function rewindExpiredTimers(images: string): Promise<void> {
 export function rewind(image: Buffer): boolean {
   if (!image.subarray(0, filesHeader.length).equals(filesHeader)) throw malformed();
   let changed = false;
-  for (const { start, end } of entries(image)) {
+  for (const { start, end } of entries(image, 'image')) {
     const entry = fields(image, start, end);
     const timer = entry.get(entryField.timerfd);
     if (entry.get(entryField.type)?.value !== timerfdType || timer === undefined) continue;

@@ -24,7 +24,7 @@ export async function madeNames(images: string): Promise<boolean> {
 /** Of remap-fpath.img's bytes. */
 export function hasLinkRemap(image: Buffer): boolean {
   try {
-    for (const { start, end } of entries(image)) {
+    for (const { start, end } of entries(image, 'image')) {
       const type = fields(image, start, end).get(typeField)?.value;
       if (type !== ghost && type !== procfs) return true;
     }

@@ -43,6 +43,7 @@ import { memoryOfProcesses, treeBytes } from './instance-size.js';
 import { type LxcLayout, lxcLayout } from './layout.js';
 import { madeNames } from './link-remaps.js';
 import { differences, machineFacts } from './machine.js';
+import { disownNetworkLock } from './network-lock.js';
 import { obstaclesOf } from './obstacles.js';
 import { mountOverlay, unmountOverlay } from './overlay.js';
 import { completePreDump, preDumpWillDo } from './pre-dump.js';
@@ -507,7 +508,7 @@ export class LxcDriver implements WorkloadDriver {
   /** Makes the images of the dump just made the instance's memory. */
   async #keepImages(layout: LxcLayout, isPreDump: boolean, network: ContainerNetwork | null): Promise<void> {
     const images = join(layout.operation, 'images');
-    if (network !== null) await writeNetwork(images, network);
+    if (network !== null) await Promise.all([writeNetwork(images, network), disownNetworkLock(images)]);
     for (const name of byproducts) {
       await rename(join(images, name), join(layout.operation, name)).catch(ignoreMissing);
     }
@@ -532,6 +533,8 @@ export class LxcDriver implements WorkloadDriver {
     network?.catch(() => {});
     const [files, memory] = [filesOf(layout), memoryOf(layout)];
     const gaveWay = new AbortController();
+    // What CRIU has left in the files is of no account to what goes on elsewhere: not while everything stands still.
+    let tidy = async (): Promise<void> => {};
     const resumed = () =>
       new DeltahopError('DELTAHOP_E_CHECKPOINT', `${workload.name} has resumed here: its barrier gave way`);
     void barrier
@@ -557,7 +560,8 @@ export class LxcDriver implements WorkloadDriver {
         const saverMs = (await barrier.timeOf('held')) - frozenAtMs;
         await this.#keepImages(layout, false, await network);
         const touched = await wasInTmp(layout, frozenAtMs);
-        if (touched && listedTime !== null) await setTimeOfTmp(layout, listedTime);
+        const before = listedTime;
+        if (touched && before !== null) tidy = () => setTimeOfTmp(layout, before);
         const filesChanged = (touched && listedTime === null) || (await madeNames(layout.memory));
         return { instance: { trees: [memory] }, filesChanged, saverMs: Math.round(saverMs) };
       },
@@ -575,7 +579,7 @@ export class LxcDriver implements WorkloadDriver {
           }
         }
         this.#settleLater(workload, async () => {
-          await barrier.ended(limits.settle);
+          await Promise.all([barrier.ended(limits.settle), tidy()]);
           await this.#clear(layout, await Cgroup.of(layout.id));
           await removeOperation(layout.operation);
           await rm(layout.previousMemory, { recursive: true, force: true });
@@ -586,6 +590,7 @@ export class LxcDriver implements WorkloadDriver {
           throw new DeltahopError('DELTAHOP_E_CHECKPOINT', `${workload.name} was given up already and can not resume`);
         }
         try {
+          await tidy();
           await this.#abortDump(layout, barrier);
         } finally {
           this.#end(workload);

@@ -24,9 +24,9 @@ const machines: Readonly<Record<string, readonly [number, number, number]>> = {
   arm64: [117, 256, 0],
 };
 
-/** What both programs begin with; argv: the numbers above, the freezer's directory, the file, the freezer's version. */
+/** What both programs begin with; argv: the numbers above, the freezer's directory and version, the file, and more. */
 const common = `use strict; use Fcntl;
-my ($call, $at, $dr7, $cgroup, $kept, $version) = @ARGV;
+my ($call, $at, $dr7, $cgroup, $version, $kept, $mark) = @ARGV;
 my ($state, $shut, $word, $open) = $version eq "v1"
   ? ("freezer.state", qr/^FROZEN/, "FROZEN", "THAWED") : ("cgroup.events", qr/^frozen 1/m, "1", "0");
 my %requests = (poke => 6, continue => 7, get => 0x4204, set => 0x4205, seize => 0x4206, interrupt => 0x4207, mask => 0x420a,
@@ -60,8 +60,10 @@ sub stopped {
 }
 `;
 
-/** Waits until the freezer has shut, and leaves it shut. What it holds at the end, it lets go of by ending. */
+/** Shuts the freezer, once it is itself ready for that. What it holds at the end, it lets go of by ending. */
 const keep = `${common}
+write_all($mark, "");
+freezer($word);
 for my $turn (0 .. 20000) {
   last if slurp("$cgroup/$state") =~ $shut;
   exit 1 if $turn == 20000;
@@ -125,18 +127,21 @@ for my $thread (hold(grep { -e "/proc/$kept{$_}[0]/task/$_" } keys %kept)) {
 freezer($word);
 `;
 
-function words(program: string, freezer: Freezer, kept: string): string {
+function words(program: string, { directory, version }: Freezer, files: readonly string[]): string {
   const machine = machines[process.arch];
   if (machine === undefined) return ':';
-  return ['perl', '-e', program, ...machine.map(String), freezer.directory, kept, freezer.version].map(quote).join(' ');
+  return ['perl', '-e', program, ...machine.map(String), directory, version, ...files].map(quote).join(' ');
 }
 
-/** A shell's words that keep the registers of what the freezer holds in the file `kept`, once it has shut. */
-export function keepRegisters(freezer: Freezer, kept: string): string {
-  return words(keep, freezer, kept);
+/**
+ * A shell's words that shut the freezer, make the file `mark` in the moment before, and keep in the file `kept` the registers
+ * of what it holds. If they fail, the freezer is open or shut.
+ */
+export function keepRegisters(freezer: Freezer, kept: string, mark: string): string {
+  return words(keep, freezer, [kept, mark]);
 }
 
 /** A shell's words that give back what was kept to those whom a killed CRIU has left with something else. */
 export function healRegisters(freezer: Freezer, kept: string): string {
-  return words(heal, freezer, kept);
+  return words(heal, freezer, [kept]);
 }
