@@ -29,13 +29,7 @@ import { Barrier, type BarrierPlan, endWork, mend, type OperationKind, readRemna
 import { lxcCapabilities } from './capabilities.js';
 import { Cgroup } from './cgroup.js';
 import { containerConfig, type LxcSettings, parseSettings } from './config.js';
-import {
-  type ContainerNetwork,
-  NetworkSaver,
-  namespaceInode,
-  ReadyNetwork,
-  writeNetwork,
-} from './container-network.js';
+import { type ContainerNetwork, namespaceInode, writeNetwork } from './container-network.js';
 import { type Criu, causeInCriuLog, causeInLxcLog, criuConfig, dumpCommand, findCriu } from './criu.js';
 import { rewindExpiredTimers } from './expired-timers.js';
 import { foreignContainer } from './foreign-container.js';
@@ -44,10 +38,12 @@ import { type LxcLayout, lxcLayout } from './layout.js';
 import { madeNames } from './link-remaps.js';
 import { differences, machineFacts } from './machine.js';
 import { disownNetworkLock } from './network-lock.js';
+import { NetworkSaver } from './network-saver.js';
 import { obstaclesOf } from './obstacles.js';
 import { mountOverlay, unmountOverlay } from './overlay.js';
 import { completePreDump, preDumpWillDo } from './pre-dump.js';
 import { probeContainer } from './probe.js';
+import { ReadyNetwork } from './ready-network.js';
 
 /** Bounds, in milliseconds, of what LXC and CRIU may take. A large image on a slow disk takes minutes. */
 const limits = {

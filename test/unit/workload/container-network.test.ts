@@ -1,12 +1,7 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { isDeltahopError } from '../../../src/errors.js';
-import {
-  areOwnRules,
-  lastingAddresses,
-  lastingRoutes,
-  parseNetwork,
-} from '../../../src/workload/lxc/container-network.js';
+import { parseNetwork } from '../../../src/workload/lxc/container-network.js';
 import {
   composeAttributes,
   composeMessage,
@@ -19,6 +14,7 @@ import {
   text,
   textOf,
 } from '../../../src/workload/lxc/netlink.js';
+import { areOwnRules, lastingAddresses, lastingRoutes } from '../../../src/workload/lxc/network-saver.js';
 
 function object(type: number, head: number[], attributes: NetlinkAttribute[]): NetlinkMessage {
   return { type, body: Buffer.concat([Buffer.from(head), composeAttributes(attributes)]) };
