@@ -10,6 +10,7 @@ import * as assert from 'uvu/assert';
 import type { MigrationEvent } from '../../src/migrate/phases.js';
 import { findVictims } from '../faults/victims.js';
 import { testUnless } from '../support/obstacle.js';
+import { throttleUnavailable } from '../support/throttle.js';
 import type { TestbedNode } from '../testbed/node.js';
 import { mustRun } from '../testbed/probe/probe-service.js';
 import { askAgent } from './support/agent-client.js';
@@ -26,7 +27,7 @@ const rewrittenBytes = (memoryMib / 4) * 2 ** 20;
 /** From an agent's death, or its start, to a guest that has its processors again. */
 const freeLimitMs = 10_000;
 
-const obstacle = benchUnavailable();
+const obstacle = benchUnavailable() ?? (await throttleUnavailable());
 const check = testUnless(test, obstacle);
 
 let bench: ProbeBench;

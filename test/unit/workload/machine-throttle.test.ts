@@ -10,6 +10,7 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { MachineThrottle, quotaOf, tryThrottle, unthrottle } from '../../../src/workload/machine/throttle.js';
 import { testUnless } from '../../support/obstacle.js';
+import { throttleUnavailable } from '../../support/throttle.js';
 
 interface Context {
   directory: string;
@@ -74,14 +75,6 @@ function holdersOf(list: string): number[] {
     .map(Number);
 }
 
-async function obstacle(): Promise<string | null> {
-  if (process.geteuid?.() !== 0) return 'cgroups need root';
-  return await tryThrottle(process.pid, process.pid).then(
-    () => null,
-    (error: unknown) => `no quota for processors here: ${(error as Error).message}`,
-  );
-}
-
 test('a share is a quota that the kernel takes, in a period as short as it can be', () => {
   assert.equal(quotaOf(1), { quotaUs: 10_000, periodUs: 10_000 });
   assert.equal(quotaOf(1 / 4), { quotaUs: 2_500, periodUs: 10_000 });
@@ -90,7 +83,7 @@ test('a share is a quota that the kernel takes, in a period as short as it can b
   assert.equal(quotaOf(1 / 1000), { quotaUs: 1_000, periodUs: 100_000 });
 });
 
-const check = testUnless(test, await obstacle());
+const check = testUnless(test, await throttleUnavailable());
 
 check('it gets its share, more or less of it, and then all again', async (context) => {
   const throttle = await MachineThrottle.start(context.list, context.pid, [context.pid]);
