@@ -1,9 +1,8 @@
-import type { BigIntStats } from 'node:fs';
 import { chmod, chown, mkdir, readFile, readlink, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DeltahopError, isDeltahopError } from '../../errors.js';
-import { mustRun, runCommand } from '../command.js';
+import { runCommand } from '../command.js';
 import type {
   ArrangedWorkload,
   Capability,
@@ -44,6 +43,7 @@ import { mountOverlay, unmountOverlay } from './overlay.js';
 import { completePreDump, preDumpWillDo } from './pre-dump.js';
 import { probeContainer } from './probe.js';
 import { ReadyNetwork } from './ready-network.js';
+import { VisitedTmp } from './visited-tmp.js';
 
 /** Bounds, in milliseconds, of what LXC and CRIU may take. A large image on a slow disk takes minutes. */
 const limits = {
@@ -59,9 +59,6 @@ const limits = {
 
 /** Extended attributes by which overlayfs refers to inodes of this node. */
 const localXattrs = ['trusted.overlay.origin', 'trusted.overlay.impure', 'trusted.overlay.uuid'];
-
-/** Times of files are those of the last tick, a hundredth of a second long at the most. */
-const fileTimeLagMs = 10;
 
 /** Files that CRIU writes beside the images. */
 const byproducts = ['dump.log', 'restore.log', 'stats-dump', 'stats-restore'];
@@ -529,8 +526,7 @@ export class LxcDriver implements WorkloadDriver {
     network?.catch(() => {});
     const [files, memory] = [filesOf(layout), memoryOf(layout)];
     const gaveWay = new AbortController();
-    // What CRIU has left in the files is of no account to what goes on elsewhere: not while everything stands still.
-    let tidy = async (): Promise<void> => {};
+    const tmp = new VisitedTmp(layout.upper, frozenAtMs);
     const resumed = () =>
       new DeltahopError('DELTAHOP_E_CHECKPOINT', `${workload.name} has resumed here: its barrier gave way`);
     void barrier
@@ -545,20 +541,15 @@ export class LxcDriver implements WorkloadDriver {
       frozenAtMs: Math.floor(frozenAtMs),
       files: { trees: [files] },
       memory: async (signal, filesListed) => {
-        // What was listed before CRIU went there is good: it leaves nothing there but the directory's time, which is set back.
-        let listedTime: bigint | null = null;
-        void filesListed.then(async () => {
-          listedTime = await timeOfUntouchedTmp(layout, frozenAtMs);
-        });
+        void filesListed.then(() => tmp.noteListing()).catch(() => {});
         if (!(await barrier.until('held', limits.checkpoint, signal))) {
           throw await dumpFailure(workload, layout, await barrier.ended(limits.settle));
         }
         const saverMs = (await barrier.timeOf('held')) - frozenAtMs;
         await this.#keepImages(layout, false, await network);
-        const touched = await wasInTmp(layout, frozenAtMs);
-        const before = listedTime;
-        if (touched && before !== null) tidy = () => setTimeOfTmp(layout, before);
-        const filesChanged = (touched && listedTime === null) || (await madeNames(layout.memory));
+        const filesChanged = (await tmp.spoiltListing()) || (await madeNames(layout.memory));
+        // If they are not sent once more, that can wait until nothing stands still for it.
+        if (filesChanged) await tmp.setBack();
         return { instance: { trees: [memory] }, filesChanged, saverMs: Math.round(saverMs) };
       },
       commit: async () => {
@@ -575,10 +566,11 @@ export class LxcDriver implements WorkloadDriver {
           }
         }
         this.#settleLater(workload, async () => {
-          await Promise.all([barrier.ended(limits.settle), tidy()]);
+          await barrier.ended(limits.settle);
           await this.#clear(layout, await Cgroup.of(layout.id));
           await removeOperation(layout.operation);
           await rm(layout.previousMemory, { recursive: true, force: true });
+          await tmp.setBack();
         });
       },
       abort: async () => {
@@ -586,7 +578,8 @@ export class LxcDriver implements WorkloadDriver {
           throw new DeltahopError('DELTAHOP_E_CHECKPOINT', `${workload.name} was given up already and can not resume`);
         }
         try {
-          await tidy();
+          // A directory's time is not worth a service that stands still.
+          await tmp.setBack().catch(() => {});
           await this.#abortDump(layout, barrier);
         } finally {
           this.#end(workload);
@@ -880,40 +873,6 @@ async function removeInterface({ hostInterface }: LxcLayout): Promise<void> {
 
 async function removeByproducts(layout: LxcLayout): Promise<void> {
   for (const name of byproducts) await rm(join(layout.memory, name), { force: true });
-}
-
-/**
- * Whether CRIU has been in the container's /tmp since the stop: to see what lies beneath a mount it makes a directory of
- * its own there and removes it again (`cr-tmpfs.XXXXXX`, criu/mount.c), and what was sent meanwhile may hold that.
- */
-async function wasInTmp(layout: LxcLayout, frozenAtMs: number): Promise<boolean> {
-  const found = await statTmp(layout);
-  return found !== null && Number(found.ctimeMs) > frozenAtMs - fileTimeLagMs;
-}
-
-/** The time of change of its content, in nanoseconds, while CRIU has not been there; null if it has, or there is none. */
-async function timeOfUntouchedTmp(layout: LxcLayout, frozenAtMs: number): Promise<bigint | null> {
-  const found = await statTmp(layout);
-  return found === null || Number(found.ctimeMs) > frozenAtMs - fileTimeLagMs ? null : found.mtimeNs;
-}
-
-/** Node's own utimes knows no nanoseconds. */
-async function setTimeOfTmp({ upper }: LxcLayout, mtimeNs: bigint): Promise<void> {
-  const [seconds, rest] = [mtimeNs / 1_000_000_000n, mtimeNs % 1_000_000_000n];
-  const time = `--date=@${seconds}.${String(rest).padStart(9, '0')}`;
-  await mustRun(['touch', '--no-create', '-m', time, join(upper, 'tmp')], {
-    limitMs: limits.kill,
-    code: 'DELTAHOP_E_IO',
-  });
-}
-
-async function statTmp({ upper }: LxcLayout): Promise<BigIntStats | null> {
-  try {
-    return await stat(join(upper, 'tmp'), { bigint: true });
-  } catch (error) {
-    ignoreMissing(error);
-    return null;
-  }
 }
 
 /** A log's text, the end of it if it is very long; nothing if there is none. */
