@@ -3,6 +3,8 @@
 /** A line of /proc/self/mountinfo (proc(5)), as far as it matters here. */
 export interface Mount {
   mountPoint: string;
+  /** Which directory of the file system is seen there. */
+  root: string;
   fileSystem: string;
   /** Its super options, e.g. `rw,lowerdir=…`. */
   options: string;
@@ -14,9 +16,14 @@ export function parseMounts(mountinfo: string): Mount[] {
   for (const line of mountinfo.split('\n')) {
     const separator = line.indexOf(' - ');
     if (separator < 0) continue;
-    const mountPoint = line.split(' ')[4] ?? '';
+    const [, , , root = '', mountPoint = ''] = line.split(' ');
     const [fileSystem = '', , options = ''] = line.slice(separator + 3).split(' ');
-    mounts.push({ mountPoint: unescapeOctal(mountPoint), fileSystem, options: unescapeOctal(options) });
+    mounts.push({
+      mountPoint: unescapeOctal(mountPoint),
+      root: unescapeOctal(root),
+      fileSystem,
+      options: unescapeOctal(options),
+    });
   }
   return mounts;
 }

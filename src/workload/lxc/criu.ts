@@ -155,6 +155,8 @@ export function dumpCommand({ mode, initPid, freezer, images, actionScript }: Du
 export interface CriuOptions {
   /** Of a restore: see Cgroup.unifiedRoot. */
   cgroupRoot: string | null;
+  /** Of a dump: see cgroupYard. */
+  cgroupYard: string | null;
   /** Connections are saved, or come back, as closed ones. */
   closeTcp: boolean;
   /** Of a dump: inode of a network namespace that is none of CRIU's business (see container-network); null: it is. */
@@ -162,13 +164,14 @@ export interface CriuOptions {
 }
 
 /** Options for CRIU_CONFIG_FILE, which CRIU reads beside the command line that LXC makes (criu(8)). */
-export function criuConfig(criu: Criu, { cgroupRoot, closeTcp, externalNetwork }: CriuOptions): string {
+export function criuConfig(criu: Criu, { cgroupRoot, cgroupYard, closeTcp, externalNetwork }: CriuOptions): string {
   // Deleted files that are still open travel in the image up to this size; CRIU's own bound, 1 MiB, is less than many
   // a temporary file.
   const root = cgroupRoot === null ? '' : `cgroup-root ${cgroupRoot}\n`;
+  const yard = cgroupYard === null ? '' : `cgroup-yard ${cgroupYard}\n`;
   const tcp = closeTcp ? 'tcp-close\n' : '';
   const network = externalNetwork === null ? '' : `external net[${externalNetwork}]:${networkKey}\n`;
-  return `network-lock ${criu.networkLock}\nghost-limit 256M\n${root}${tcp}${network}`;
+  return `network-lock ${criu.networkLock}\nghost-limit 256M\n${root}${yard}${tcp}${network}`;
 }
 
 /** Errors that CRIU logs though nothing is wrong, or that only say that an earlier one happened. */

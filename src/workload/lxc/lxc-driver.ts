@@ -27,6 +27,7 @@ import { decide, exists, removeOperation, verdictOf } from '../verdict.js';
 import { Barrier, type BarrierPlan, endWork, mend, type OperationKind, readRemnant } from './barrier.js';
 import { lxcCapabilities } from './capabilities.js';
 import { Cgroup } from './cgroup.js';
+import { cgroupYard } from './cgroup-yard.js';
 import { containerConfig, type LxcSettings, parseSettings } from './config.js';
 import { type ContainerNetwork, namespaceInode, writeNetwork } from './container-network.js';
 import { type Criu, causeInCriuLog, causeInLxcLog, criuConfig, dumpCommand, findCriu } from './criu.js';
@@ -485,6 +486,7 @@ export class LxcDriver implements WorkloadDriver {
         // What a round saves is never restored: connections need no lock and no repair for it, and no mending if CRIU dies.
         criuConfig: criuConfig(criu, {
           cgroupRoot: null,
+          cgroupYard: await cgroupYard(pid),
           closeTcp: kind === 'round',
           externalNetwork: saver === null ? null : await namespaceInode(pid),
         }),
@@ -640,6 +642,7 @@ export class LxcDriver implements WorkloadDriver {
       criuProgram: criu.program,
       criuConfig: criuConfig(criu, {
         cgroupRoot: cgroup.unifiedRoot,
+        cgroupYard: null,
         closeTcp: settings.network?.tcp === 'close',
         externalNetwork: null,
       }),

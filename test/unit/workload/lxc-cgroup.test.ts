@@ -5,6 +5,7 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { cgroupVersion, type Hierarchy, parseHierarchies } from '../../../src/workload/cgroup-hierarchies.js';
 import { Cgroup } from '../../../src/workload/lxc/cgroup.js';
+import { yardOf } from '../../../src/workload/lxc/cgroup-yard.js';
 import { overlayOptions } from '../../../src/workload/lxc/overlay.js';
 import { parseMounts } from '../../../src/workload/mounts.js';
 import { parseStat } from '../../../src/workload/process.js';
@@ -55,6 +56,20 @@ cgroups('a machine with v1 hierarchies and a v2 tree beside', () => {
   assert.is(base('memory'), '/sys/fs/cgroup/memory/vm/7');
   assert.is(new Cgroup('web-1', found).unifiedRoot, '/lxc.payload.web-1');
   assert.is(new Cgroup('web-1', found).intendedPayload, '/sys/fs/cgroup/freezer/lxc.payload.web-1');
+});
+
+cgroups('CRIU finds every hierarchy of a process by its name, or is left to look for itself', () => {
+  const mount = (name: string, type: string, root = '/'): string =>
+    `31 30 0:27 ${root} /sys/fs/cgroup${name} rw shared:5 - ${type} ${type} rw\n`;
+  const v1 = `${mount('', 'tmpfs')}${mount('/cpu,cpuacct', 'cgroup')}${mount('/systemd', 'cgroup')}`;
+  const hybrid = `${v1}${mount('/unified', 'cgroup2')}`;
+  const cgroups = '3:cpu,cpuacct:/lxc.payload.web\n1:name=systemd:/lxc.payload.web\n0::/lxc.payload.web\n';
+  assert.is(yardOf(hybrid, cgroups), '/sys/fs/cgroup');
+  assert.is(yardOf(v1, cgroups), null, 'one is not mounted');
+  assert.is(yardOf(`${v1}${mount('/unified', 'cgroup2', '/lxc')}`, cgroups), null, 'one is not mounted whole');
+  assert.is(yardOf(`${hybrid}${mount('/systemd', 'tmpfs')}`, cgroups), null, 'one is hidden');
+  assert.is(yardOf(mount('', 'cgroup2'), '0::/lxc.payload.web\n'), null, 'version 2 alone');
+  assert.is(yardOf(hybrid, ''), null);
 });
 
 cgroups('a machine with v2 alone, process 1 in systemd’s init.scope', () => {
@@ -132,7 +147,7 @@ cgroups('what is not there is no error', async () => {
 cgroups('mountinfo: escaped paths, super options', () => {
   const line = '99 24 0:50 / /mnt/a\\040b\\134c rw,relatime shared:9 - overlay overlay rw,lowerdir=/a:/b,upperdir=/u\n';
   assert.equal(parseMounts(line), [
-    { mountPoint: '/mnt/a b\\c', fileSystem: 'overlay', options: 'rw,lowerdir=/a:/b,upperdir=/u' },
+    { mountPoint: '/mnt/a b\\c', root: '/', fileSystem: 'overlay', options: 'rw,lowerdir=/a:/b,upperdir=/u' },
   ]);
 });
 
