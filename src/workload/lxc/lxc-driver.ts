@@ -292,9 +292,10 @@ export class LxcDriver implements WorkloadDriver {
       }
       if (await exists(`/sys/class/net/${layout.hostInterface}`)) await removeInterface(layout);
       // By what the last round brought, beside all else: it takes the longest.
-      const network = await ReadyNetwork.make(layout.hostInterface);
-      const raised = network.become(layout.memory).catch(() => {});
+      const made = ReadyNetwork.make(layout.hostInterface);
+      const raised = made.then((network) => network.become(layout.memory)).catch(() => {});
       const steps = await Promise.allSettled([
+        made,
         cgroup.removeEmpty(),
         removeOperation(layout.operation),
         removeByproducts(layout),
@@ -304,11 +305,12 @@ export class LxcDriver implements WorkloadDriver {
       try {
         // Only now: what one that failed leaves can not be cleared while another is still under way.
         for (const step of steps) if (step.status === 'rejected') throw step.reason;
+        const network = await made;
         const barrier = await this.#startRestore(layout, settings, criu, cgroup, signal);
         return this.#arranged(workload, layout, settings, cgroup, barrier, { network, raised });
       } catch (error) {
         await raised;
-        network.release();
+        await made.then((network) => network.release()).catch(() => {});
         await this.#clearRestore(layout, cgroup);
         throw error;
       }
