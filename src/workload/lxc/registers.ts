@@ -60,13 +60,16 @@ sub stopped {
 }
 `;
 
-/** Shuts the freezer, once it is itself ready for that. What it holds at the end, it lets go of by ending. */
+/**
+ * Shuts the freezer, once it is itself ready for that. What it holds at the end, it lets go of by ending. Of what does not stop
+ * within two seconds nothing is kept: whoever needs it shut waits on.
+ */
 const keep = `${common}
 write_all($mark, "");
 freezer($word);
-for my $turn (0 .. 20000) {
+for my $turn (0 .. 4000) {
   last if slurp("$cgroup/$state") =~ $shut;
-  exit 1 if $turn == 20000;
+  exit 1 if $turn == 4000;
   select(undef, undef, undef, 0.0005);
 }
 my %process;
