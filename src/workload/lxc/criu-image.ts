@@ -1,13 +1,15 @@
 /** The frame of CRIU's image files (criu.org/Images): magic numbers, then protobuf messages, each after its length. */
 import { DeltahopError } from '../../errors.js';
 
-/** Of magic numbers an image has two, but those of service files, inventory.img among them, have one (criu/include/magic.h). */
-const headerBytes = { image: 8, service: 4 } as const;
-
-/** Where the messages of an image are. @throws DeltahopError DELTAHOP_E_CHECKPOINT if it is not in that form. */
-export function* entries(image: Buffer, of: keyof typeof headerBytes): Generator<{ start: number; end: number }> {
-  if (image.length < headerBytes[of]) throw malformed();
-  for (let at: number = headerBytes[of]; at < image.length; ) {
+/**
+ * Where the messages of an image are.
+ *
+ * @param header Its magic numbers: two, but one of service files such as inventory.img (criu/include/magic.h).
+ * @throws DeltahopError DELTAHOP_E_CHECKPOINT if it does not begin with them, or is not in that form.
+ */
+export function* entries(image: Buffer, header: Buffer): Generator<{ start: number; end: number }> {
+  if (!image.subarray(0, header.length).equals(header)) throw malformed();
+  for (let at = header.length; at < image.length; ) {
     if (at + 4 > image.length) throw malformed();
     const start = at + 4;
     at = start + image.readUInt32LE(at);

@@ -1,6 +1,6 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { entries, fields, malformed } from './criu-image.js';
+import { entries, fields } from './criu-image.js';
 
 /** `IMG_COMMON_MAGIC` and `FILES_MAGIC` (CRIU, images/magic.h as of 4.x), the first eight bytes of files.img. */
 const filesHeader = Buffer.from('1943565438313056', 'hex');
@@ -29,9 +29,8 @@ export async function rewindExpiredTimers(images: string): Promise<void> {
 
 /** Works on the bytes of files.img in place. @returns whether anything was changed. */
 export function rewind(image: Buffer): boolean {
-  if (!image.subarray(0, filesHeader.length).equals(filesHeader)) throw malformed();
   let changed = false;
-  for (const { start, end } of entries(image, 'image')) {
+  for (const { start, end } of entries(image, filesHeader)) {
     const entry = fields(image, start, end);
     const timer = entry.get(entryField.timerfd);
     if (entry.get(entryField.type)?.value !== timerfdType || timer === undefined) continue;

@@ -2,6 +2,9 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { entries, fields } from './criu-image.js';
 
+/** `IMG_COMMON_MAGIC` and `REMAP_FPATH_MAGIC` (CRIU, criu/include/magic.h as of 4.x), the first bytes of remap-fpath.img. */
+const remapsHeader = Buffer.from('1943565454391359', 'hex');
+
 /** `remap_type` of a remap_file_path_entry, and its values that leave the files alone (images/remap-file-path.proto). */
 const typeField = 3;
 const ghost = 1;
@@ -24,7 +27,7 @@ export async function madeNames(images: string): Promise<boolean> {
 /** Of remap-fpath.img's bytes. */
 export function hasLinkRemap(image: Buffer): boolean {
   try {
-    for (const { start, end } of entries(image, 'image')) {
+    for (const { start, end } of entries(image, remapsHeader)) {
       const type = fields(image, start, end).get(typeField)?.value;
       if (type !== ghost && type !== procfs) return true;
     }

@@ -25,8 +25,7 @@ export async function disownNetworkLock(images: string): Promise<void> {
 
 /** Works on the bytes of inventory.img in place. */
 export function disown(image: Buffer): void {
-  if (!image.subarray(0, inventoryHeader.length).equals(inventoryHeader)) throw malformed();
-  for (const { start, end } of entries(image, 'service')) {
+  for (const { start, end } of entries(image, inventoryHeader)) {
     const method = fields(image, start, end).get(lockMethodField);
     if (method === undefined || method.end !== method.start + 1) throw malformed();
     image[method.start] = NETWORK_LOCK_SKIP;
