@@ -133,6 +133,10 @@ export function addPeerRoutes(router: Router, context: ApiContext): void {
     await incoming.arrange(id(param));
     return undefined;
   });
+  router.on('POST', '/v1/migrations/:id/arrange-on-arrival', arrivalSchema, async ({ param, body }) => {
+    await incoming.arrangeOnArrival(id(param), body.slots);
+    return undefined;
+  });
   router.on('POST', '/v1/migrations/:id/prepare', null, async ({ param }) => incoming.prepare(id(param)));
   router.on('POST', '/v1/migrations/:id/prepare-on-arrival', arrivalSchema, async ({ param, body }) =>
     incoming.prepareOnArrival(id(param), body.slots),

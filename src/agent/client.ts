@@ -407,6 +407,11 @@ export class PeerConnection implements PeerLink {
     await this.#ask({ method: 'POST', path: ['migrations', migration, 'arrange'], limitMs: 90_000 }, nothing);
   }
 
+  async arrangeOnArrival(migration: string, slots: readonly string[]): Promise<void> {
+    const path = ['migrations', migration, 'arrange-on-arrival'];
+    await this.#ask({ method: 'POST', path, body: { slots }, limitMs: 15_000 }, nothing);
+  }
+
   async prepare(migration: string): Promise<PrepareReply> {
     const path = ['migrations', migration, 'prepare'];
     return await this.#ask({ method: 'POST', path, limitMs: 90_000 }, prepareReplySchema);

@@ -55,8 +55,8 @@ interface Incoming {
   ticket: string | null;
   /** The instance's trees that a transfer leaves to be made durable. */
   volatilePaths: readonly string[];
-  /** What is done of a restore while its memory is still to come. */
-  arranged: ArrangedWorkload | null;
+  /** What is done of a restore while its memory is still to come, and whether with the files that are complete. */
+  arranged: { workload: ArrangedWorkload; usedFiles: boolean } | null;
   /** Nothing but the last of the memory is still to come. */
   filesComplete: boolean;
   /** What is waited for by a question to be answered when it has come. */
@@ -145,10 +145,13 @@ export class IncomingMigrations implements DestinationControl {
         slots[instanceSlot(tree.name)] = { path, durable, inPlace, recordPath, common };
       }
       const memory = new Set(trees.filter((tree) => !tree.durable).map((tree) => instanceSlot(tree.name)));
+      const files = new Set(trees.filter((tree) => tree.durable).map((tree) => instanceSlot(tree.name)));
       incoming.ticket = this.#context.transfers.issueTicket({
         slots,
-        onEvent: (event) => {
-          if (event.type !== 'completed' || this.#hasArrived(incoming, event.slot) || !memory.has(event.slot)) return;
+        onEvent: ({ type, slot }) => {
+          if (type !== 'completed' || this.#hasArrived(incoming, slot)) return;
+          if (files.has(slot) && incoming.filesComplete) this.#takeBack(incoming);
+          if (!memory.has(slot)) return;
           if (incoming.filesComplete) this.#startEarly(incoming);
           else this.#useRound(incoming);
         },
@@ -196,13 +199,28 @@ export class IncomingMigrations implements DestinationControl {
 
   async arrange(migration: string): Promise<void> {
     const incoming = this.#get(migration);
+    // At once: the memory may come before it is this one's turn.
+    incoming.filesComplete = true;
     await this.#inTurn(incoming, async () => {
       this.#refuseUnless(migration, 'staging', 'can not be arranged any more');
-      incoming.filesComplete = true;
-      if (incoming.arranged !== null && incoming.driver.arrangesEarly) return;
-      await this.#abandon(incoming);
-      incoming.arranged = await incoming.driver.arrange(incoming.workload, AbortSignal.timeout(prepareLimitMs));
+      const { driver, workload } = incoming;
+      const signal = AbortSignal.timeout(prepareLimitMs);
+      incoming.arranged ??= { workload: await driver.arrange(workload, signal), usedFiles: false };
+      const { arranged } = incoming;
+      if (arranged.usedFiles) return;
+      try {
+        await arranged.workload.useFiles(signal);
+        arranged.usedFiles = true;
+      } catch (error) {
+        incoming.arranged = null;
+        throw error;
+      }
     });
+  }
+
+  async arrangeOnArrival(migration: string, slots: readonly string[]): Promise<void> {
+    const arrival = this.#arrivalOf(migration, slots);
+    void arrival.then(() => this.arrange(migration)).catch(() => {});
   }
 
   async prepare(migration: string): Promise<PrepareReply> {
@@ -210,13 +228,18 @@ export class IncomingMigrations implements DestinationControl {
   }
 
   async prepareOnArrival(migration: string, slots: readonly string[]): Promise<PrepareReply> {
+    await this.#arrivalOf(migration, slots);
+    return await this.#prepare(migration, performance.now());
+  }
+
+  /** Fulfilled once each of these slots has been received once more, or the migration has come to its end. */
+  #arrivalOf(migration: string, slots: readonly string[]): Promise<void> {
     const incoming = this.#get(migration);
-    this.#refuseUnless(migration, 'staging', 'can not be prepared any more');
+    this.#refuseUnless(migration, 'staging', 'waits for nothing any more');
     incoming.arrival?.end();
-    await new Promise<void>((resolve) => {
+    return new Promise((resolve) => {
       incoming.arrival = { slots: new Set(slots), end: resolve };
     });
-    return await this.#prepare(migration, performance.now());
   }
 
   async #prepare(migration: string, startedAt: number): Promise<PrepareReply> {
@@ -497,7 +520,7 @@ export class IncomingMigrations implements DestinationControl {
   async #restore(incoming: Incoming): Promise<PreparedWorkload> {
     const { driver, workload } = incoming;
     const signal = AbortSignal.timeout(prepareLimitMs);
-    const arranged = incoming.arranged ?? (await driver.arrange(workload, signal));
+    const arranged = incoming.arranged?.workload ?? (await driver.arrange(workload, signal));
     incoming.arranged = null;
     return await arranged.prepare(signal);
   }
@@ -514,7 +537,13 @@ export class IncomingMigrations implements DestinationControl {
     }).catch(() => {});
   }
 
-  /** @returns whether this was waited for by {@link prepareOnArrival}. */
+  /** Files came after those that were said to be the last: what was done with these must not be used. */
+  #takeBack(incoming: Incoming): void {
+    incoming.filesComplete = false;
+    void this.#inTurn(incoming, () => this.#abandon(incoming)).catch(() => {});
+  }
+
+  /** @returns whether this was waited for by {@link #arrivalOf}. */
   #hasArrived({ arrival }: Incoming, slot: string): boolean {
     if (arrival?.slots.delete(slot) !== true) return false;
     if (arrival.slots.size === 0) arrival.end();
@@ -528,7 +557,8 @@ export class IncomingMigrations implements DestinationControl {
     void this.#inTurn(incoming, async () => {
       const { driver, workload, arranged, offer } = incoming;
       if (arranged !== null || this.#record(offer.migration).state !== 'staging') return;
-      incoming.arranged = await driver.arrange(workload, AbortSignal.timeout(prepareLimitMs));
+      const signal = AbortSignal.timeout(prepareLimitMs);
+      incoming.arranged = { workload: await driver.arrange(workload, signal), usedFiles: false };
       // What fails here is tried again when it is asked for, and says why then.
     }).catch(() => {});
   }
@@ -552,7 +582,7 @@ export class IncomingMigrations implements DestinationControl {
   async #abandon(incoming: Incoming): Promise<void> {
     const { arranged } = incoming;
     incoming.arranged = null;
-    await arranged?.abandon();
+    await arranged?.workload.abandon();
   }
 
   async #own(incoming: Incoming): Promise<void> {

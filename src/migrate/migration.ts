@@ -177,7 +177,7 @@ export class Migration {
         this.#destinationName = reply.destinationName;
         await this.#foresee(surveyed, reply);
         this.#transfers = await this.#context.connectTransfers(this.#order.to, reply.ticket, signal);
-        if (driver.arrangesEarly) {
+        if (driver.goesAtOnce) {
           this.#fileTransfers = await this.#context.connectTransfers(this.#order.to, reply.ticket, signal);
         }
         return offer.layers.filter((layer) => reply.missingLayers.includes(layer.digest));
@@ -358,12 +358,9 @@ export class Migration {
       onListed = resolve;
     });
     const sendFiles = (): Promise<boolean> => this.#sendInstance('final', frozen.files, { ...options, onListed });
-    const sent = sendFiles();
-    const arranged = sent.then(() => {
-      // Only a head start: if it fails, so does the restore, which says why.
-      void this.#destination.arrange(this.id).catch(() => {});
-    });
-    const [memory, atOnce] = await allSettledOrThrow([frozen.memory(signal, listed), sent, arranged]);
+    // Only a head start: if it fails, so does the restore, which says why.
+    void this.#destination.arrangeOnArrival(this.id, slotsOf(frozen.files)).catch(() => {});
+    const [memory, atOnce] = await allSettledOrThrow([frozen.memory(signal, listed), sendFiles()]);
     const savedAtMs = Date.now();
     // A connection made anew lists them anew, and that may have been at any time.
     if (memory.filesChanged || !atOnce) {
@@ -385,7 +382,7 @@ export class Migration {
     const sendMemory = async (): Promise<Omit<SentInstance, 'sentAtMs'>> => {
       const memory = await frozen.memory(signal, files);
       const savedAtMs = Date.now();
-      const slots = [...frozen.files.trees, ...memory.instance.trees].map(({ name }) => instanceSlot(name));
+      const slots = [...slotsOf(frozen.files), ...slotsOf(memory.instance)];
       const early = this.#destination.prepareOnArrival(this.id, slots);
       early.catch(() => {});
       await this.#sendInstance('final', memory.instance, options);
@@ -498,6 +495,10 @@ export class Migration {
     }
     return counters;
   }
+}
+
+function slotsOf({ trees }: InstanceTrees): string[] {
+  return trees.map(({ name }) => instanceSlot(name));
 }
 
 function percentOf(share: number): number {

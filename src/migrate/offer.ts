@@ -142,11 +142,16 @@ export interface DestinationControl {
    * files were sent after it; not needed before {@link prepare}.
    */
   arrange(migration: string): Promise<void>;
+  /**
+   * The same as soon as each of these slots has been received once more, which saves the question's way. Answered at once,
+   * and only a help: what arrives before this is heard does not count, and nobody hears of what fails.
+   */
+  arrangeOnArrival(migration: string, slots: readonly string[]): Promise<void>;
   /** Everything of the instance was sent: restore it and hold it at the barrier. */
   prepare(migration: string): Promise<PrepareReply>;
   /**
-   * The same as soon as each of these slots has been received once more, which saves the question's way. Only a help:
-   * {@link prepare} is to be asked all the same, as what arrives before this is heard does not count.
+   * The same as {@link prepare} as soon as each of these slots has been received once more. Only a help: {@link prepare} is to be
+   * asked all the same, as what arrives before this is heard does not count.
    */
   prepareOnArrival(migration: string, slots: readonly string[]): Promise<PrepareReply>;
   /** The source has given the service up: run it. Idempotent. */

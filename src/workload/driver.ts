@@ -135,11 +135,17 @@ export interface FrozenMemory {
   readonly saverMs: number;
 }
 
-/** A destination where everything of an instance but its memory is: what needs no memory has been done. */
+/** A destination where something of a restore has been done before all of the instance has come. */
 export interface ArrangedWorkload {
+  /**
+   * All trees but the memory are complete: does what needs them. They must not change from here on: if they do, it has to be
+   * abandoned and arranged anew. Once at the most, and before prepare(), which does it if nobody has. On failure it is as if
+   * abandon() had been called.
+   */
+  useFiles(signal: AbortSignal): Promise<void>;
   /** Restores it and holds it at the barrier. On failure nothing runs and the files stay. */
   prepare(signal: AbortSignal): Promise<PreparedWorkload>;
-  /** Takes it back; the files stay. Not to be called once prepare() was. */
+  /** Takes it back; the files stay. Not to be called once prepare() was, nor once useFiles() has failed. */
   abandon(): Promise<void>;
 }
 
@@ -239,15 +245,14 @@ export interface WorkloadDriver {
   freeze(workload: Workload, signal: AbortSignal): Promise<FrozenWorkload>;
   /** Where the instance's trees have to be received before {@link arrange}; makes the directories. */
   staging(workload: Workload): Promise<InstanceTrees>;
-  /**
-   * Whether {@link arrange} may be done while all trees are still to change, once they have been there as a whole. Then
-   * saving its memory changes nothing in the files of a frozen service, and all of it goes over at once.
-   */
+  /** Whether {@link arrange} may be done while all trees are still to change, once they have been there as a whole. */
   readonly arrangesEarly: boolean;
   /**
-   * Does what can be done towards a restore from {@link staging} before its memory is complete. Unless it
-   * {@link arrangesEarly}, the other trees must not change from here on: if they do, it has to be abandoned and done again.
+   * Whether all of a frozen service goes over at once: saving its memory changes nothing in its files, and a restore that is
+   * arranged has no use for them before the memory has come.
    */
+  readonly goesAtOnce: boolean;
+  /** Does what can be done towards a restore from {@link staging} before any tree is complete. */
   arrange(workload: Workload, signal: AbortSignal): Promise<ArrangedWorkload>;
   /**
    * Gives a verdict on a freeze whose agent has ended, unless it has one: its barrier may have lost patience. To be called

@@ -9,7 +9,7 @@ import { parseSettings } from './settings.js';
 export function createLibvirtDriver(): WorkloadDriver {
   return new MachineDriver({
     name: 'libvirt',
-    // Nothing of it is there before its memory is complete: what is arranged is its definition.
+    // What is arranged is its definition, and what is defined can be started by anybody.
     arrangesEarly: false,
     capabilities: libvirtCapabilities,
     complete: (name, settings) => {

@@ -82,7 +82,9 @@ export function createLxcDriver(): WorkloadDriver {
 export class LxcDriver implements WorkloadDriver {
   readonly name = 'lxc';
   readonly layerForm = 'tree';
-  readonly arrangesEarly = false;
+  readonly arrangesEarly = true;
+  // CRIU may leave something in the files.
+  readonly goesAtOnce = false;
   /** What is under way, by workload path: one thing at a time. */
   readonly #busy = new Map<string, string>();
   /** Which first process the images in its memory/ are of, by workload path; unknown where they were made before. */
@@ -300,14 +302,12 @@ export class LxcDriver implements WorkloadDriver {
         removeOperation(layout.operation),
         removeByproducts(layout),
         writeConfig(layout, settings, cgroup, 'apart'),
-        mountOverlay(overlayOf(workload, layout)),
       ]);
       try {
         // Only now: what one that failed leaves can not be cleared while another is still under way.
         for (const step of steps) if (step.status === 'rejected') throw step.reason;
-        const network = await made;
-        const barrier = await this.#startRestore(layout, settings, criu, cgroup, signal);
-        return this.#arranged(workload, layout, settings, cgroup, barrier, { network, raised });
+        signal.throwIfAborted();
+        return this.#arranged(workload, layout, settings, { criu, cgroup }, { network: await made, raised });
       } catch (error) {
         await raised;
         await made.then((network) => network.release()).catch(() => {});
@@ -625,6 +625,7 @@ export class LxcDriver implements WorkloadDriver {
     cgroup: Cgroup,
     signal: AbortSignal,
   ): Promise<Barrier> {
+    if (signal.aborted) throw cancelled('prepare', signal);
     const command = ['lxc-checkpoint', '-r', '-n', layout.id, '-P', layout.lxcPath];
     command.push(
       '-A',
@@ -636,7 +637,6 @@ export class LxcDriver implements WorkloadDriver {
       '-l',
       'INFO',
     );
-    if (signal.aborted) throw cancelled('prepare', signal);
     return await Barrier.start(layout.operation, {
       kind: 'prepare',
       command,
@@ -654,10 +654,10 @@ export class LxcDriver implements WorkloadDriver {
   }
 
   /** Ends a restore that was not let go; the files stay. */
-  async #giveUpRestore(workload: Workload, layout: LxcLayout, cgroup: Cgroup, barrier: Barrier): Promise<void> {
+  async #giveUpRestore(workload: Workload, layout: LxcLayout, cgroup: Cgroup, barrier: Barrier | null): Promise<void> {
     try {
-      await barrier.decide('abort');
-      await barrier.ended(limits.settle);
+      await barrier?.decide('abort');
+      await barrier?.ended(limits.settle);
       await this.#clearRestore(layout, cgroup);
     } finally {
       this.#end(workload);
@@ -668,18 +668,31 @@ export class LxcDriver implements WorkloadDriver {
     workload: Workload,
     layout: LxcLayout,
     settings: LxcSettings,
-    cgroup: Cgroup,
-    barrier: Barrier,
+    { criu, cgroup }: { criu: Criu; cgroup: Cgroup },
     { network, raised }: { network: ReadyNetwork; raised: Promise<unknown> },
   ): ArrangedWorkload {
+    let barrier: Barrier | null = null;
     const giveUp = async (): Promise<void> => {
       await raised;
       network.release();
       await this.#giveUpRestore(workload, layout, cgroup, barrier);
     };
+    const start = async (signal: AbortSignal): Promise<Barrier> => {
+      await mountOverlay(overlayOf(workload, layout));
+      return await this.#startRestore(layout, settings, criu, cgroup, signal);
+    };
     return {
+      useFiles: async (signal) => {
+        try {
+          barrier = await start(signal);
+        } catch (error) {
+          await giveUp();
+          throw error;
+        }
+      },
       prepare: async (signal) => {
         try {
+          barrier ??= await start(signal);
           await stat(join(layout.memory, 'inventory.img')).catch((error: unknown) => {
             const message = `there is no complete image of ${workload.name} in ${layout.memory}`;
             throw new DeltahopError('DELTAHOP_E_RESTORE', message, { cause: error });

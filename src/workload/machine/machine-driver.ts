@@ -56,6 +56,7 @@ export class MachineDriver implements WorkloadDriver {
   readonly name: string;
   readonly layerForm = 'disk';
   readonly arrangesEarly: boolean;
+  readonly goesAtOnce: boolean;
   readonly #hypervisor: Hypervisor;
   readonly #turns = new Turns();
   /** Of machines that this agent slows down, by their paths. */
@@ -64,6 +65,7 @@ export class MachineDriver implements WorkloadDriver {
   constructor(hypervisor: Hypervisor) {
     this.name = hypervisor.name;
     this.arrangesEarly = hypervisor.arrangesEarly;
+    this.goesAtOnce = hypervisor.arrangesEarly;
     this.#hypervisor = hypervisor;
   }
 
@@ -446,6 +448,7 @@ export class MachineDriver implements WorkloadDriver {
   ): ArrangedWorkload {
     const giveUp = (): Promise<void> => this.#giveUp(workload, machine, barrier);
     return {
+      useFiles: async () => {},
       prepare: async (signal) => {
         try {
           signal.throwIfAborted();

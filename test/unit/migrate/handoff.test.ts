@@ -105,6 +105,7 @@ class Source {
     examine: () => Promise.reject(new Error('not part of a hand-off')),
     sealLayer: () => Promise.reject(new Error('not part of a hand-off')),
     arrange: () => Promise.reject(new Error('not part of a hand-off')),
+    arrangeOnArrival: () => Promise.reject(new Error('not part of a hand-off')),
     prepare: () => Promise.reject(new Error('not part of a hand-off')),
     prepareOnArrival: () => Promise.reject(new Error('not part of a hand-off')),
     commit: async () => {
@@ -130,6 +131,7 @@ class Source {
       capabilities: notHere,
       layerForm: 'tree',
       arrangesEarly: false,
+      goesAtOnce: false,
       checkSettings: notHere,
       foreign: notHere,
       create: notHere,
@@ -151,6 +153,7 @@ class Source {
       },
       inspect: async () => ({ state: this.state, pid: null }),
       arrange: async () => ({
+        useFiles: async () => {},
         prepare: async () => ({
           restorerMs: 1,
           commit: async () => {

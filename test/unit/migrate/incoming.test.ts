@@ -10,7 +10,7 @@ import { Journal } from '../../../src/migrate/journal.js';
 import type { Offer, VerdictReply } from '../../../src/migrate/offer.js';
 import type { ServiceRecord } from '../../../src/migrate/ownership.js';
 import type { TicketOptions, TransferServer } from '../../../src/transfer/transfer-server.js';
-import type { WorkloadDriver } from '../../../src/workload/driver.js';
+import type { InstanceTree, WorkloadDriver } from '../../../src/workload/driver.js';
 import { scratchDirectory } from '../layers/scratch.js';
 
 const test = suite('migrate/incoming');
@@ -73,6 +73,21 @@ class Destination {
     return this.journal.destination(id)?.state ?? 'nothing';
   }
 
+  #tree(name: string, durable: boolean): InstanceTree {
+    const [path, recordPath] = [join(this.path, name), join(this.path, `${name}-record`)];
+    return {
+      name,
+      path,
+      excludeXattrs: [],
+      durable,
+      inPlace: false,
+      timesTell: true,
+      recordPath,
+      basis: null,
+      common: [],
+    };
+  }
+
   #context() {
     const driver: Partial<WorkloadDriver> = {
       name: 'paper',
@@ -93,21 +108,7 @@ class Destination {
       create: async () => {},
       staging: async () => {
         if (this.stagingFails) throw new DeltahopError('DELTAHOP_E_IO', 'no staging');
-        return {
-          trees: [
-            {
-              name: 'memory',
-              path: join(this.path, 'memory'),
-              excludeXattrs: [],
-              durable: false,
-              inPlace: false,
-              timesTell: true,
-              recordPath: join(this.path, 'memory-record'),
-              basis: null,
-              common: [],
-            },
-          ],
-        };
+        return { trees: [this.#tree('files', true), this.#tree('memory', false)] };
       },
       stop: async () => {
         this.state = 'stopped';
@@ -124,6 +125,13 @@ class Destination {
         this.arrangements.push('open');
         const end = (how: string) => void this.arrangements.splice(-1, 1, how);
         return {
+          useFiles: async () => {
+            if (this.failures-- > 0) {
+              end('taken back');
+              throw new DeltahopError('DELTAHOP_E_RESTORE', 'no room');
+            }
+            end('with files');
+          },
           prepare: async () => {
             end('used');
             if (this.failures-- > 0) throw new DeltahopError('DELTAHOP_E_RESTORE', 'a broken image');
@@ -247,7 +255,10 @@ test('what was arranged before the memory came is used once, and taken back if f
   const node = await destination('staging');
   await node.incoming.arrange(id);
   await node.incoming.arrange(id);
-  assert.equal(node.arrangements, ['abandoned', 'open']);
+  assert.equal(node.arrangements, ['with files']);
+  node.onTransfer('instance-files');
+  await node.incoming.arrange(id);
+  assert.equal(node.arrangements, ['abandoned', 'with files']);
   const { tookMs, restorerMs } = await node.incoming.prepare(id);
   assert.equal(node.arrangements, ['abandoned', 'used']);
   assert.ok(tookMs >= 0 && restorerMs === 1);
@@ -349,7 +360,7 @@ test('a driver that can arranges a restore after the first round, and it is used
   node.onTransfer('instance-memory');
   await node.incoming.arrange(id);
   await node.incoming.arrange(id);
-  assert.equal([node.arrangements, node.steps], [['open'], []], 'a round is no reason to restore');
+  assert.equal([node.arrangements, node.steps], [['with files'], []], 'a round is no reason to restore');
   node.onTransfer('instance-memory');
   await until(() => node.steps.length > 0);
   await node.incoming.prepare(id);
@@ -358,6 +369,35 @@ test('a driver that can arranges a restore after the first round, and it is used
   const given = await early();
   await given.incoming.abort(id);
   assert.equal([given.arrangements, given.journalled], [['abandoned'], 'aborted']);
+});
+
+test('files that are announced are used as soon as they come, and what comes after them is the last of the memory', async () => {
+  const node = new Destination();
+  node.arrangesEarly = true;
+  await node.restart();
+  await node.incoming.offer(offer);
+  node.onTransfer('instance-files');
+  node.onTransfer('instance-memory');
+  await until(() => node.arrangements.length > 0);
+  await node.incoming.arrangeOnArrival(id, ['instance-files']);
+  await sleep(20);
+  assert.equal(node.arrangements, ['open'], 'those of the round do not count');
+  node.onTransfer('instance-files');
+  await sleep(1);
+  node.onTransfer('instance-memory');
+  await until(() => node.steps.length > 0);
+  assert.equal([node.arrangements, node.state, node.journalled], [['used'], 'frozen', 'staging']);
+  await node.incoming.prepare(id);
+  assert.is(await refusalOf(node.incoming.arrangeOnArrival(id, ['instance-files'])), 'DELTAHOP_E_NOT_RUNNING');
+
+  const broken = await destination('staging');
+  broken.failures = 1;
+  await broken.incoming.arrangeOnArrival(id, ['instance-files']);
+  broken.onTransfer('instance-files');
+  await until(() => broken.arrangements[0] === 'taken back');
+  broken.onTransfer('instance-memory');
+  await broken.incoming.prepare(id);
+  assert.equal([broken.arrangements, broken.steps], [['taken back', 'used'], ['restored']]);
 });
 
 test('an early restore that fails is made again when it is asked for', async () => {
