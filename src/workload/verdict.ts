@@ -3,7 +3,7 @@
  * that waits for it in a process of its own, so that neither depends on the agent.
  *
  *     verdict      `commit` or `abort`: link(2) and O_EXCL see to it that there is one
- *     held         the script waits
+ *     held         nothing is lacking but the verdict
  *     bell         a fifo: any line wakes the script, which then looks for a verdict
  */
 import { watch } from 'node:fs';
@@ -25,7 +25,6 @@ export function quote(text: string): string {
 /** Of a script whose working directory is the operation's: waits, and says by its exit code whether it is `commit`. */
 export const awaitVerdict = `await_verdict() {
   exec 3<>bell
-  : >held
   while [ ! -e verdict ]; do
     timeout -s KILL ${patienceS} head -n 1 <&3 >/dev/null 2>&1 && continue
     (set -C; echo abort >verdict) 2>/dev/null

@@ -274,7 +274,6 @@ export const faults: readonly Fault[] = [
   killed('kill-criu-destination', 'criu', 'destination'),
   killed('kill-lxc-destination', 'lxc-checkpoint', 'destination'),
   killed('kill-barrier-source', 'barrier', 'source'),
-  killed('kill-barrier-destination', 'barrier', 'destination'),
   killed('kill-supervisor-source', 'supervisor', 'source'),
   killed('kill-supervisor-destination', 'supervisor', 'destination'),
   linkCut('cut-2s', false),

@@ -13,7 +13,8 @@ const workers = ['kill-worker-source', 'kill-worker-destination'];
 const sourceDump = ['kill-criu-source', 'kill-supervisor-source'];
 const sourceBarrier = [...sourceDump, 'kill-barrier-source'];
 const restore = ['kill-criu-destination', 'kill-lxc-destination', 'kill-supervisor-destination'];
-const destinationBarrier = [...restore, 'kill-barrier-destination'];
+/** CRIU and LXC come to their ends while the nodes talk. */
+const held = ['kill-supervisor-destination'];
 const disk = ['disk-full-destination'];
 
 /** What can be hit at each step that a driver's migrations have, beside the agents and the link. */
@@ -29,12 +30,12 @@ const lxc: Besides = {
   frozen: [...sourceBarrier, ...workers, ...disk, 'corrupt-image-source'],
   final: [...sourceBarrier, ...workers, ...disk],
   restore: [...sourceBarrier, ...restore, ...workers, ...disk, 'corrupt-image-destination'],
-  restored: [...sourceBarrier, ...destinationBarrier, ...disk],
-  prepared: [...sourceBarrier, ...destinationBarrier, ...disk],
-  committed: [...sourceBarrier, ...destinationBarrier, ...disk],
-  'given-up': [...sourceBarrier, ...destinationBarrier, ...disk],
-  heard: [...destinationBarrier, ...disk],
-  released: ['kill-supervisor-destination', ...disk],
+  restored: [...sourceBarrier, ...restore, ...disk],
+  prepared: [...sourceBarrier, ...held, ...disk],
+  committed: [...sourceBarrier, ...held, ...disk],
+  'given-up': [...sourceBarrier, ...held, ...disk],
+  heard: [...held, ...disk],
+  released: [...held, ...disk],
   running: disk,
   acknowledged: disk,
 };
@@ -85,7 +86,7 @@ const quick = [
   'restore/kill-criu-destination',
   'restore/kill-lxc-destination',
   'restore/corrupt-image-destination',
-  'restored/kill-barrier-destination',
+  'restored/kill-criu-destination',
   'restored/disk-full-destination',
   'prepared/kill-agents-both',
   'committed/kill-agent-source',

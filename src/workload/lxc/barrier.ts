@@ -25,19 +25,21 @@ import { type Freezer, healRegisters, keepRegisters } from './registers.js';
  * One dump by CRIU or restore by lxc-checkpoint and CRIU, and the barrier inside it.
  *
  * CRIU calls an action script at fixed points and waits for it (criu(8), --action-script): at `post-dump` a container is
- * stopped and its image complete, and exit code 0 lets CRIU kill it, any other lets it run on; at `post-restore` a
- * container is rebuilt and nothing of it runs, and exit code 0 lets CRIU go on, any other ends it. The script waits there
- * for a verdict. It is a process of its own, as is the supervisor that starts the program: neither depends on
- * the agent. CRIU leaves a restored container in the freezer and off its bridge: LXC ends a container whose CRIU did not
- * come to a good end, so only when that has been seen does the supervisor let it run. Everything passes through files of
- * the operation's directory:
+ * stopped and its image complete, and exit code 0 lets CRIU kill it, any other lets it run on. The script waits there for a
+ * verdict. It is a process of its own, as is the supervisor that starts the program: neither depends on the agent.
+ *
+ * At `post-restore` a container is rebuilt and nothing of it runs. The script says so and lets CRIU go on, which leaves it in
+ * the freezer and off its bridge: what CRIU and LXC have yet to do goes on while the nodes still talk. Once both have come to
+ * a good end (LXC ends a container whose CRIU did not), the supervisor waits for the verdict, and lets it run or ends it.
+ * Everything passes through files of the operation's directory:
  *
  *     kind         round, freeze or prepare
  *     frozen-at    its time of change is the moment before the first process was stopped
  *     stopped      round, freeze: no process runs any more
  *     network      prepare: where the container's network is, if that is made already (see container-network)
  *     go           prepare: the image is complete, CRIU may begin
- *     held         the barrier is reached; of a round: nothing more is asked of what stood still for it
+ *     held         the barrier is reached, of a prepare: but for the ends of CRIU and LXC; of a round: nothing more is asked of
+ *                  what stood still for it
  *     verdict      `commit` or `abort`: whoever makes it first has decided (link(2) and O_EXCL see to it)
  *     ended        freeze: killed; nothing of it can run here any more
  *     released     prepare: it runs
@@ -99,6 +101,7 @@ frozen() {
 thaw() { ${v1 ? 'put THAWED freezer.state' : 'put 0 cgroup.freeze'}; }
 thaw_any() { for cgroup in "$cgroup" "$cgroup"-*; do thaw; done; }
 close() { ${v1 ? 'put FROZEN freezer.state' : 'put 1 cgroup.freeze'}; }
+kill_any() { for cgroup in "$cgroup" "$cgroup"-*; do kill_all; thaw; done; }
 close_any() { for cgroup in "$cgroup" "$cgroup"-*; do close; done; }
 freeze() {
   close
@@ -143,12 +146,12 @@ cd ${quote(directory)} || exit 1
     const raise = network === null ? ':' : `ip link set dev ${interfaceName} up`;
     // A v1 image says that the container was frozen, which it was, so CRIU itself shuts the freezer after this script.
     const fence = plan.freezer.version === 'v1' ? '' : 'pre-resume) close_any ;;\n';
-    return `${head}${freezerFunctions(plan.freezer)}${awaitVerdict}
+    return `${head}${freezerFunctions(plan.freezer)}
 [ -z "$CRTOOLS_INIT_PID" ] || [ -e init ] || { read -r line <"/proc/$CRTOOLS_INIT_PID/stat" && echo "$line" >init; }
 case $CRTOOLS_SCRIPT_ACTION in
 pre-restore) [ ! -e verdict ] || exit 1 ;;
 post-setup-namespaces) [ -e network ] || ${raise} ;;
-post-restore) await_verdict || exit 1 ;;
+post-restore) [ ! -e verdict ] && : >held || exit 1 ;;
 ${fence}esac
 exit 0
 `;
@@ -161,6 +164,7 @@ exit 0
         // would be lost to the copy that goes on, and what it said at their end would end them there too.
         `: >stopped
   ${detach}
+  : >held
   if await_verdict; then
     kill_all
     : >ended
@@ -334,13 +338,20 @@ rm -rf mend-images mending
 `;
 }
 
-/** The supervisor's lines that let a restored container run. */
+/** Nobody is to wait for a verdict any more. */
+const giveUp = '(set -C; echo abort >verdict) 2>/dev/null';
+
+/** The supervisor's lines that let a restored container run, or end it. */
 function releaseLines({ network }: BarrierPlan): string {
   const attach =
     network === null ? ':' : `ip link set dev ${quote(network.hostInterface)} master ${quote(network.bridge)} up`;
   // In this order: what may have run must never be taken for what has not, and restored once more. The announcement goes on
   // in the background: the agent waits for this script.
-  return `if [ "$code" = 0 ] && read -r init line <init && ${attach}; then
+  return `if [ "$code" != 0 ] || ! read -r init line <init; then
+  ${giveUp}
+elif ! await_verdict; then
+  kill_any
+elif ${attach}; then
   : >released
   thaw_any
   ${network === null ? ':' : `${announce} </dev/null >/dev/null 2>&1 &`}
@@ -354,9 +365,6 @@ fi
  * @param processors Numbers of this machine's processors.
  */
 export function supervisorScript(directory: string, plan: BarrierPlan, processors: readonly number[]): string {
-  // If it ended before a verdict, it, CRIU or the script was killed: the others, who may live, must not wait for one any
-  // more. And from the thaw on the image is older than the service, and must not be what it is given up for.
-  const giveUp = plan.kind === 'round' ? '' : '(set -C; echo abort >verdict) 2>/dev/null\n';
   const [watch, unwatch] =
     plan.mending !== null
       ? [
@@ -369,11 +377,13 @@ done
           'kill -KILL $watchers 2>/dev/null\nwait $watchers\n',
         ]
       : ['', ''];
-  // CRIU leaves the freezer as it found it, so the thaw after it is needed in good and in bad cases.
+  // If it ended before a verdict, it, CRIU or the script was killed: the others, who may live, must not wait for one any
+  // more. And from the thaw on the image is older than the service, and must not be what it is given up for. CRIU leaves the
+  // freezer as it found it, so the thaw after it is needed in good and in bad cases.
   const letGo =
     plan.kind === 'prepare'
       ? releaseLines(plan)
-      : `verdict=
+      : `${plan.kind === 'round' ? '' : `${giveUp}\n`}verdict=
 { read -r verdict <verdict; } 2>/dev/null
 if [ "$verdict" = commit ]; then kill_all; else /bin/sh ./mend; fi
 thaw
@@ -386,9 +396,9 @@ trap : HUP INT TERM
 cd ${quote(directory)} || exit 1
 read -r line </proc/$$/stat && echo "$line" >supervisor
 ${freezerFunctions(plan.freezer)}
-${watch}${plan.command.map(quote).join(' ')}
+${plan.kind === 'prepare' ? awaitVerdict : ''}${watch}${plan.command.map(quote).join(' ')}
 code=$?
-${unwatch}${giveUp}${letGo}echo "$code" >exit-code.new && mv exit-code.new exit-code
+${unwatch}${letGo}echo "$code" >exit-code.new && mv exit-code.new exit-code
 exit "$code"
 `;
 }

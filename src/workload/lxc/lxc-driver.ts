@@ -505,17 +505,17 @@ export class LxcDriver implements WorkloadDriver {
   /** Makes the images of the dump just made the instance's memory. */
   async #keepImages(layout: LxcLayout, isPreDump: boolean, network: ContainerNetwork | null): Promise<void> {
     const images = join(layout.operation, 'images');
-    if (network !== null) await Promise.all([writeNetwork(images, network), disownNetworkLock(images)]);
-    for (const name of byproducts) {
-      await rename(join(images, name), join(layout.operation, name)).catch(ignoreMissing);
-    }
+    // All at once: the service may be frozen.
+    await Promise.all([
+      ...(network === null ? [] : [writeNetwork(images, network), disownNetworkLock(images)]),
+      ...byproducts.map((name) => rename(join(images, name), join(layout.operation, name)).catch(ignoreMissing)),
+      ...(isPreDump ? [] : [rewindExpiredTimers(images)]),
+    ]);
     if (isPreDump) await completePreDump(images, layout.memory);
-    else await rewindExpiredTimers(images);
-    // The service may be frozen: what is not needed any more is removed later, with the operation.
+    // What is not needed any more is removed later, with the operation.
     await rename(layout.previousMemory, join(layout.operation, 'old-images')).catch(ignoreMissing);
     await rename(layout.memory, layout.previousMemory).catch(ignoreMissing);
     await rename(images, layout.memory);
-    await chmod(layout.memory, 0o700);
   }
 
   #frozen(

@@ -66,6 +66,7 @@ still() {
   read -r line <"/proc/$pid/cmdline"
   [ -n "$line" ]
 }
+: >held
 if await_verdict; then
   ${kind === 'freeze' ? `${end}\n  : >ended` : `if ${lives} && still; then\n  : >released.supervisor\n  if still; then\n  ${resume}\n  else\n  rm released.supervisor\n  fi\n  fi`}
 else
