@@ -73,6 +73,7 @@ Status InPlaceOutput::finish(uint64_t size) {
 
 // A full disk must show while the file is still the old one.
 Status InPlaceOutput::reserve() {
+  Extent there;  // the last one that was looked for
   for (const PatchExtent& extent : writer_.journal().extents()) {
     if (extent.isZeros()) continue;
     for (uint64_t at = extent.offset; at < extent.end();) {
@@ -80,7 +81,9 @@ Status InPlaceOutput::reserve() {
         DH_CHECK(reserveSpace(file_, at, extent.end() - at));
         break;
       }
-      DH_TRY(const Extent there, file_.nextExtent(at, fileBytes_));
+      if (at < there.offset || at >= there.end()) {
+        DH_TRY(there, file_.nextExtent(at, fileBytes_));
+      }
       const uint64_t stop = std::min(there.end(), extent.end());
       if (there.isHole) DH_CHECK(reserveSpace(file_, at, stop - at));
       at = stop;

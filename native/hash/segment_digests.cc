@@ -52,8 +52,8 @@ void SegmentDigests::run() {
 
 Result<Digest> SegmentDigests::read(uint64_t segment, std::span<uint8_t> buffer) {
   const uint64_t offset = segment * kContentSegmentBytes;
-  DH_TRY(const Extent extent, file_.nextExtent(offset, fileBytes_));
-  if (extent.isHole && extent.length >= kContentSegmentBytes) return zeroSegmentDigest();
+  DH_TRY(const uint64_t hole, file_.holeBytes(offset, fileBytes_));
+  if (hole >= kContentSegmentBytes) return zeroSegmentDigest();
   DH_TRY(const size_t got, file_.readAt(offset, buffer));
   if (got < buffer.size()) return Error{Code::kChanged, "a file became shorter while it was read", 0};
   return isZero(buffer) ? zeroSegmentDigest() : blake3(buffer);

@@ -97,19 +97,22 @@ Status File::sync(bool dataOnly) {
   return {};
 }
 
-Result<Extent> File::nextExtent(uint64_t offset, uint64_t fileBytes) const {
-  const Extent rest{offset, fileBytes - offset, false};
+Result<uint64_t> File::holeBytes(uint64_t offset, uint64_t fileBytes) const {
   const off_t data = ::lseek(fd_, static_cast<off_t>(offset), SEEK_DATA);
   if (data < 0) {
     // ENXIO: no data from here to the end (or the file became shorter, which the next read would show).
-    if (errno == ENXIO) return Extent{offset, fileBytes - offset, true};
-    if (errno == EINVAL || errno == EOPNOTSUPP || errno == ENOSYS) return rest;
+    if (errno == ENXIO) return fileBytes - offset;
+    if (errno == EINVAL || errno == EOPNOTSUPP || errno == ENOSYS) return 0;
     return systemError(errno, "find data");
   }
-  if (static_cast<uint64_t>(data) > offset) {
-    return Extent{offset, std::min(static_cast<uint64_t>(data), fileBytes) - offset, true};
-  }
-  const off_t hole = ::lseek(fd_, data, SEEK_HOLE);
+  return std::min(static_cast<uint64_t>(data), fileBytes) - offset;
+}
+
+Result<Extent> File::nextExtent(uint64_t offset, uint64_t fileBytes) const {
+  DH_TRY(const uint64_t holeLength, holeBytes(offset, fileBytes));
+  if (holeLength > 0) return Extent{offset, holeLength, true};
+  const Extent rest{offset, fileBytes - offset, false};
+  const off_t hole = ::lseek(fd_, static_cast<off_t>(offset), SEEK_HOLE);
   if (hole < 0) return rest;
   // A concurrent change could make the two answers disagree; then take the rest as data.
   if (static_cast<uint64_t>(hole) <= offset) return rest;

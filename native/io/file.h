@@ -53,8 +53,12 @@ class File {
   Status truncate(uint64_t size);
   /// fdatasync where `dataOnly`, else fsync.
   Status sync(bool dataOnly = false);
-  /// The data or hole that starts at `offset`, which must be below `fileBytes`; cut at `fileBytes`. File systems
-  /// without SEEK_DATA give all as data.
+  /// How long the hole is that starts at `offset`, which must be below `fileBytes`; cut at `fileBytes`. 0: data starts
+  /// there. File systems without SEEK_DATA give all as data.
+  Result<uint64_t> holeBytes(uint64_t offset, uint64_t fileBytes) const;
+  /// The data or hole that starts there. Where data ends is dear to find: in a file whose room was reserved and which
+  /// has not gone to its disk yet, the kernel looks at each of its pages. So not to be asked again and again within the
+  /// same data.
   Result<Extent> nextExtent(uint64_t offset, uint64_t fileBytes) const;
 
  private:

@@ -23,6 +23,9 @@ TEST_CASE("extents of a sparse file") {
     REQUIRE(extent.value().offset == offset);
     REQUIRE(extent.value().length > 0);
     REQUIRE(extent.value().end() <= kSize);
+    const auto hole = file.holeBytes(offset, kSize);
+    DH_REQUIRE_OK(hole);
+    CHECK(hole.value() == (extent.value().isHole ? extent.value().length : 0));
     if (!extent.value().isHole) {
       dataBytes += extent.value().length;
       coversWrite = offset <= (4 << 20) && extent.value().end() >= (4 << 20) + 65536;
@@ -35,6 +38,19 @@ TEST_CASE("extents of a sparse file") {
   const auto cut = file.nextExtent(4 << 20, (4 << 20) + 100);
   DH_REQUIRE_OK(cut);
   CHECK(cut.value().length == 100);
+  CHECK(file.holeBytes(0, 100).value() == 100);
+}
+
+TEST_CASE("what is reserved is a hole until it is written") {
+  const TestDirectory directory;
+  File file = openTestFile(directory.path("reserved"));
+  constexpr uint64_t kSize = 8 << 20;
+  DH_REQUIRE_OK(reserveSpace(file, 0, kSize));
+  DH_REQUIRE_OK(file.writeAt(1 << 20, Bytes(8192, 1)));
+  CHECK(file.holeBytes(0, kSize).value() == 1 << 20);
+  CHECK(file.holeBytes((1 << 20) + 4096, kSize).value() == 0);
+  CHECK(file.nextExtent(1 << 20, kSize).value().length == 8192);
+  CHECK(file.holeBytes((1 << 20) + 8192, kSize).value() == kSize - (1 << 20) - 8192);
 }
 
 TEST_CASE("reads stop at the end of the file, and errors say what failed") {

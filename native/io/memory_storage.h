@@ -41,7 +41,7 @@ class MemoryStorage final : public Storage {
     return count;
   }
   Result<uint64_t> size() const override { return uint64_t{content_.size()}; }
-  Result<Extent> nextExtent(uint64_t offset, uint64_t fileBytes) const override {
+  Result<uint64_t> holeBytes(uint64_t offset, uint64_t fileBytes) const override {
     // Whole blocks of zeros are holes.
     const auto isHole = [&](uint64_t block) {
       const uint64_t end = std::min<uint64_t>((block + 1) * kBlockBytes, content_.size());
@@ -50,10 +50,10 @@ class MemoryStorage final : public Storage {
       }
       return true;
     };
-    const bool hole = isHole(offset / kBlockBytes);
     uint64_t block = offset / kBlockBytes;
-    while (block * kBlockBytes < fileBytes && isHole(block) == hole) ++block;
-    return Extent{offset, std::min(block * kBlockBytes, fileBytes) - offset, hole};
+    if (!isHole(block)) return uint64_t{0};
+    while (block * kBlockBytes < fileBytes && isHole(block)) ++block;
+    return std::min(block * kBlockBytes, fileBytes) - offset;
   }
   Status writeAt(uint64_t offset, ByteSpan data) override {
     return change({offset, Bytes(data.begin(), data.end()), false});

@@ -68,19 +68,19 @@ Status makeZeros(Storage& file, uint64_t offset, uint64_t length) {
   Bytes buffer;
   Bytes zeros;
   while (offset < end) {
-    DH_TRY(const Extent extent, file.nextExtent(offset, fileBytes));
-    const uint64_t stop = std::min(extent.end(), end);
-    for (; !extent.isHole && offset < stop;) {
-      buffer.resize(std::min<uint64_t>(stop - offset, kZeroPieceBytes));
-      DH_TRY(const size_t got, file.readAt(offset, buffer));
-      if (got == 0) return Error{Code::kChanged, "a file became shorter while it was patched"};
-      if (!isZero(ByteSpan(buffer).first(got))) {
-        zeros.resize(got);
-        DH_CHECK(file.writeAt(offset, zeros));
-      }
-      offset += got;
+    DH_TRY(const uint64_t hole, file.holeBytes(offset, fileBytes));
+    if (hole > 0) {
+      offset += hole;
+      continue;
     }
-    offset = stop;
+    buffer.resize(std::min<uint64_t>(end - offset, kZeroPieceBytes));
+    DH_TRY(const size_t got, file.readAt(offset, buffer));
+    if (got == 0) return Error{Code::kChanged, "a file became shorter while it was patched"};
+    if (!isZero(ByteSpan(buffer).first(got))) {
+      zeros.resize(got);
+      DH_CHECK(file.writeAt(offset, zeros));
+    }
+    offset += got;
   }
   return {};
 }

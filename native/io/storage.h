@@ -18,8 +18,8 @@ class Storage {
   /// Reads until the buffer is full or the file ends; the count says which.
   virtual Result<size_t> readAt(uint64_t offset, std::span<uint8_t> buffer) const = 0;
   virtual Result<uint64_t> size() const = 0;
-  /// Data or hole from `offset`, which is below `fileBytes`.
-  virtual Result<Extent> nextExtent(uint64_t offset, uint64_t fileBytes) const = 0;
+  /// How long the hole is at `offset`, which is below `fileBytes`; 0: data.
+  virtual Result<uint64_t> holeBytes(uint64_t offset, uint64_t fileBytes) const = 0;
   virtual Status writeAt(uint64_t offset, ByteSpan data) = 0;
   /// Makes a range a hole; the size stays. kUnsupported where the file system cannot.
   virtual Status punch(uint64_t offset, uint64_t length) = 0;
@@ -38,8 +38,8 @@ class FileStorage final : public Storage {
     return file_.readAt(offset, buffer);
   }
   Result<uint64_t> size() const override { return file_.size(); }
-  Result<Extent> nextExtent(uint64_t offset, uint64_t fileBytes) const override {
-    return file_.nextExtent(offset, fileBytes);
+  Result<uint64_t> holeBytes(uint64_t offset, uint64_t fileBytes) const override {
+    return file_.holeBytes(offset, fileBytes);
   }
   Status writeAt(uint64_t offset, ByteSpan data) override { return file_.writeAt(offset, data); }
   Status punch(uint64_t offset, uint64_t length) override;

@@ -77,9 +77,11 @@ Status PageSums::append(Bytes& output, unsigned blockShift, unsigned sumBytes, c
   uint64_t zeroHash = 0;
   bool zeroKnown = false;
   while (position < end) {
-    DH_TRY(const Extent extent, basis_.nextExtent(position));
-    const uint64_t stop = std::min(extent.end(), end);
-    const uint64_t holes = extent.isHole ? (stop - position) >> blockShift : 0;
+    if (position < extent_.offset || position >= extent_.end()) {
+      DH_TRY(extent_, basis_.nextExtent(position));
+    }
+    const uint64_t stop = std::min(extent_.end(), end);
+    const uint64_t holes = extent_.isHole ? (stop - position) >> blockShift : 0;
     if (holes > 0) {
       if (!zeroKnown || isRolling) {
         buffer_.assign(std::max<uint64_t>(blockBytes, buffer_.size()), 0);

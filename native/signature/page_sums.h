@@ -66,6 +66,7 @@ class PageSums {
  private:
   const Basis& basis_;
   const Key& key_;
+  Extent extent_;  // the last one that was looked for
   Bytes buffer_;
   std::vector<uint64_t> hashes_;
   uint64_t readBytes_ = 0;

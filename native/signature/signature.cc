@@ -155,9 +155,11 @@ Result<Bytes> SignatureBuilder::next(const std::function<bool(uint64_t)>& onProg
         ++spanIndex_;
         continue;
       }
-      DH_TRY(const Extent extent, basis_.nextExtent(position_));
-      uint64_t stop = std::min(extent.end(), span.end());
-      if (extent.isHole) {
+      if (position_ < extent_.offset || position_ >= extent_.end()) {
+        DH_TRY(extent_, basis_.nextExtent(position_));
+      }
+      uint64_t stop = std::min(extent_.end(), span.end());
+      if (extent_.isHole) {
         // Whole blocks of hole are skipped; a block that only begins with hole is read.
         const uint64_t skipTo = stop == span.end() ? stop : stop / blockBytes * blockBytes;
         if (skipTo > position_) {

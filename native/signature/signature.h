@@ -106,6 +106,7 @@ class SignatureBuilder {
   Bytes buffer_;
   size_t spanIndex_ = 0;
   uint64_t position_ = 0;
+  Extent extent_;  // the last one that was looked for
   uint64_t readBytes_ = 0;
   bool ended_ = false;
 };

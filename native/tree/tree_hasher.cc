@@ -163,9 +163,9 @@ class TreeHasher {
         hasher.update({buffer.get(), got});
         break;
       }
-      DH_TRY(const Extent extent, file.nextExtent(start, fileBytes));
-      if (extent.isHole && extent.length >= kContentSegmentBytes) {
-        hasher.updateZeros(extent.length / kContentSegmentBytes * kContentSegmentBytes);
+      DH_TRY(const uint64_t hole, file.holeBytes(start, fileBytes));
+      if (hole >= kContentSegmentBytes) {
+        hasher.updateZeros(hole / kContentSegmentBytes * kContentSegmentBytes);
         continue;
       }
       digests.resize(std::min(segments, kWindowSegments));
@@ -201,8 +201,8 @@ class TreeHasher {
 
   Result<Digest> digestOfSegment(const File& file, uint64_t fileBytes, uint64_t offset, const Buffer& buffer) {
     if (cancelled_ && cancelled_()) return Error{Code::kCancelled, "hash a file", 0};
-    DH_TRY(const Extent extent, file.nextExtent(offset, fileBytes));
-    if (extent.isHole && extent.length >= kContentSegmentBytes) return zeroSegmentDigest();
+    DH_TRY(const uint64_t hole, file.holeBytes(offset, fileBytes));
+    if (hole >= kContentSegmentBytes) return zeroSegmentDigest();
     DH_TRY(const size_t got, file.readAt(offset, {buffer.get(), kContentSegmentBytes}));
     if (got < kContentSegmentBytes) return shrunk();
     return blake3({buffer.get(), kContentSegmentBytes});
