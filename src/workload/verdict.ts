@@ -22,12 +22,15 @@ export function quote(text: string): string {
   return `'${text.replaceAll("'", `'\\''`)}'`;
 }
 
+/** Of such a script: nobody is to wait for a verdict any more. */
+export const giveUp = '(set -C; echo abort >verdict) 2>/dev/null';
+
 /** Of a script whose working directory is the operation's: waits, and says by its exit code whether it is `commit`. */
 export const awaitVerdict = `await_verdict() {
   exec 3<>bell
   while [ ! -e verdict ]; do
     timeout -s KILL ${patienceS} head -n 1 <&3 >/dev/null 2>&1 && continue
-    (set -C; echo abort >verdict) 2>/dev/null
+    ${giveUp}
   done
   exec 3<&-
   read -r verdict <verdict

@@ -8,6 +8,7 @@ import {
   awaitVerdict,
   decide,
   exists,
+  giveUp,
   patienceS,
   propose,
   quote,
@@ -337,9 +338,6 @@ rm -rf mend-images mending
 [ -e mended ]
 `;
 }
-
-/** Nobody is to wait for a verdict any more. */
-const giveUp = '(set -C; echo abort >verdict) 2>/dev/null';
 
 /** The supervisor's lines that let a restored container run, or end it. */
 function releaseLines({ network }: BarrierPlan): string {
