@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { performance } from 'node:perf_hooks';
 import { createInterface } from 'node:readline';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -24,7 +24,9 @@ import { Cgroup } from '../../src/workload/lxc/cgroup.js';
 import { lxcLayout } from '../../src/workload/lxc/layout.js';
 import { createLxcDriver } from '../../src/workload/lxc/lxc-driver.js';
 import { testUnless } from '../support/obstacle.js';
+import { list, read } from '../support/volatile-files.js';
 import { run } from '../testbed/command.js';
+import { processStartTime } from '../testbed/remnants.js';
 import { rootFileSystems } from '../testbed/rootfs.js';
 import { Testbed } from '../testbed/testbed.js';
 import { guestProgram } from './support/lxc-guest.js';
@@ -629,6 +631,55 @@ check('a restore that is given up can be made again', async () => {
   assert.is(count(a), at);
   await driver.stop(b);
 });
+
+/** The CRIU of a restore that is under way: of all that have its arguments the one that LXC has started. */
+function restorer(operation: string): number | null {
+  for (const entry of list('/proc')) {
+    const argv = read(`/proc/${entry}/cmdline`).split('\0');
+    if (!argv.includes('restore') || !argv.includes(`${operation}/action`)) continue;
+    const parent = read(`/proc/${entry}/stat`).split(' ')[3];
+    if (read(`/proc/${parent}/comm`) === 'lxc-checkpoint\n') return Number(entry);
+  }
+  return null;
+}
+
+check(
+  'a CRIU that is killed behind the barrier of a restore lets nothing run, and all can be restored again',
+  async () => {
+    const [a, b] = [workload('rebuilt', 'a'), workload('rebuilt', 'b')];
+    const { operation } = lxcLayout(b);
+    await driver.start(a);
+    await counts(a);
+    const frozen = await freeze(a);
+    const at = count(a);
+    await copyInstance(a, b);
+    let killed = 0;
+    for (const laterMs of [0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 8]) {
+      const arranged = await driver.arrange(b, AbortSignal.timeout(30_000));
+      const preparing = arranged.prepare(AbortSignal.timeout(30_000));
+      let criu: number | null = null;
+      while (!existsSync(join(operation, 'held'))) {
+        criu ??= restorer(operation);
+        await nextTurn();
+      }
+      for (const until = performance.now() + laterMs; performance.now() < until; );
+      if (criu !== null && processStartTime(criu) !== undefined && process.kill(criu, 'SIGKILL')) killed++;
+      const prepared = await preparing;
+      // As long as two nodes talk before a verdict.
+      await sleep(100);
+      assert.is(count(b), at, `it has run, as CRIU was killed ${laterMs} ms behind the barrier`);
+      await prepared.abort();
+      assert.equal(await driver.inspect(b), { state: 'stopped', pid: null });
+    }
+    assert.ok(killed > 0, 'CRIU was there to be killed');
+    process.stdout.write(`killed behind the barrier: ${killed} of 12\n`);
+    const prepared = await prepare(b);
+    await frozen.commit();
+    await prepared.commit();
+    await counts(b);
+    await driver.stop(b);
+  },
+);
 
 check('files have to be sent again if CRIU was in their /tmp before they had been listed', async () => {
   const service = workload('visited', 'a');

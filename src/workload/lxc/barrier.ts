@@ -49,8 +49,8 @@ import { type Freezer, healRegisters, keepRegisters } from './registers.js';
  *     exit-code    of CRIU or lxc-checkpoint, once it has ended
  *     bell         a fifo: any line wakes the script, which then looks for a verdict
  *     criu         round, freeze: /proc/PID/stat of CRIU
- *     lifeline     round, freeze: a file that CRIU has locked for as long as it lives
- *     watched      round, freeze: a fifo that opens once it is locked
+ *     lifeline     a file that CRIU has locked for as long as it lives
+ *     watched      a fifo that opens once it is locked
  *     registers    round, freeze: of its threads, from before CRIU took hold of them
  *     mending      a dump whose CRIU was killed is being undone
  *     healed       which threads got back their registers then
@@ -191,19 +191,26 @@ exit 0
 
 /**
  * What LXC starts as `criu`: LXC has set up by then what it sets up for a restore, and the image need not be complete
- * before. Waits like a barrier's script, in a process of its own, since LXC has handed on descriptors of its choice.
+ * before. Waits like a barrier's script, in a process of its own, since LXC has handed on descriptors of its choice. It is
+ * run twice: what it becomes takes the lock for CRIU, which follows it in the same process, beside the wait.
  */
 export function gateScript(directory: string, criuProgram: string): string {
+  const at = (name: string): string => quote(join(directory, name));
   return `#!/bin/sh
 # Written by deltahop for one operation; see its source, workload/lxc/barrier.
+if [ "$1" = restore ] && [ ! -e ${at('lifeline')} ]; then
+  # Keeps its number free for what is opened below.
+  exec 9</dev/null
+  exec perl -e ${quote(lockLifeline)} ${at('lifeline')} ${at('watched')} "$0" "$@"
+fi
 [ "$1" != restore ] || (
   cd ${quote(directory)} && exec 3<>bell || exit 1
   while [ ! -e go ]; do
     [ ! -e verdict ] && timeout -s KILL ${patienceS} head -n 1 <&3 >/dev/null 2>&1 || exit 1
   done
 ) || exit 1
-if [ "$1" = restore ] && [ -e ${quote(join(directory, 'network'))} ]; then
-  read -r network <${quote(join(directory, 'network'))} && exec 9<"$network" || exit 1
+if [ "$1" = restore ] && [ -e ${at('network')} ]; then
+  read -r network <${at('network')} && exec 9<"$network" || exit 1
   set -- "$@" --inherit-fd 'fd[9]:${networkKey}'
 fi
 exec ${quote(criuProgram)} "$@"
@@ -242,18 +249,19 @@ exec ${quote(criuProgram)} "$@"
 }
 
 /**
- * Shuts the freezer in the moment in which CRIU dies before the barrier, where nothing but its trace holds the processes.
- * A dying process closes its files before it lets go of what it traces. There is one of these on each processor: the one
- * on that of the dying CRIU comes before it goes on, however long the others take. They wait for a lock of fcntl(2), which
- * is the process's own: what CRIU has forked to save a namespace lives on. Once the barrier is reached, the action script
- * has shut the freezer.
+ * Shuts the freezer in the moment in which CRIU dies where nothing but its trace holds the processes: before the barrier of a
+ * dump, where the action script shuts it, and behind that of a restore, until CRIU itself does. A dying process closes its
+ * files before it lets go of what it traces. There is one of these on each processor: the one on that of the dying CRIU comes
+ * before it goes on, however long the others take. They wait for a lock of fcntl(2), which is the process's own: what CRIU has
+ * forked to save a namespace lives on.
  */
-function watcherScript(directory: string, { freezer: { directory: cgroup, version } }: BarrierPlan): string {
+function watcherScript(directory: string, { kind, freezer: { directory: cgroup, version } }: BarrierPlan): string {
   const [file, word] = version === 'v1' ? ['freezer.state', 'FROZEN'] : ['cgroup.freeze', '1'];
+  const over = kind === 'prepare' ? 'released' : 'held';
   return `#!/bin/sh
 # Written by deltahop for one operation; see its source, workload/lxc/barrier.
-cd ${quote(directory)} && exec 4>${quote(join(cgroup, file))} <watched || exit 1
-exec perl -e ${quote(awaitUnlock)} lifeline ${word}
+cd ${quote(directory)} && exec <watched || exit 1
+exec perl -e ${quote(awaitUnlock)} lifeline ${over} ${quote(cgroup)} ${file} ${word}
 `;
 }
 
@@ -266,9 +274,15 @@ open(my $lock, "+>", $file);
 fcntl($lock, F_SETLKW, ${flockBytes}) and open(my $open, "+<", $fifo);
 exec @ARGV`;
 
-/** argv: the lifeline, and what shuts the freezer, which is descriptor 4. */
-const awaitUnlock = `use Fcntl; my $type = F_RDLCK; open(my $freezer, ">&=", 4); open(my $lock, "<", $ARGV[0]) or exit 1;
-fcntl($lock, F_SETLKW, ${flockBytes}) or exit 1; -e "held" or syswrite($freezer, $ARGV[1])`;
+/**
+ * argv: the lifeline, what there is when the freezer is somebody else's business, the freezer's directory, its file, and what
+ * shuts it. That of a restore comes into being meanwhile, with a number behind its name where LXC finds another.
+ */
+const awaitUnlock = `use Fcntl; my $type = F_RDLCK; my ($lifeline, $over, $cgroup, $file, $word) = @ARGV;
+open(my $lock, "<", $lifeline) or exit 1;
+fcntl($lock, F_SETLKW, ${flockBytes}) or exit 1;
+exit if -e $over;
+for ("", map { "-$_" } 1 .. 9) { open(my $freezer, ">", "$cgroup$_/$file") or next; syswrite($freezer, $word) }`;
 
 /**
  * Undoes a dump whose CRIU was killed: that leaves the container's network locked and its connections in repair mode,
@@ -363,18 +377,6 @@ fi
  * @param processors Numbers of this machine's processors.
  */
 export function supervisorScript(directory: string, plan: BarrierPlan, processors: readonly number[]): string {
-  const [watch, unwatch] =
-    plan.mending !== null
-      ? [
-          `watchers=
-for processor in ${processors.join(' ')}; do
-  taskset -c "$processor" chrt -f 50 /bin/sh ./watch 2>/dev/null &
-  watchers="$watchers $!"
-done
-`,
-          'kill -KILL $watchers 2>/dev/null\nwait $watchers\n',
-        ]
-      : ['', ''];
   // If it ended before a verdict, it, CRIU or the script was killed: the others, who may live, must not wait for one any
   // more. And from the thaw on the image is older than the service, and must not be what it is given up for. CRIU leaves the
   // freezer as it found it, so the thaw after it is needed in good and in bad cases.
@@ -394,9 +396,16 @@ trap : HUP INT TERM
 cd ${quote(directory)} || exit 1
 read -r line </proc/$$/stat && echo "$line" >supervisor
 ${freezerFunctions(plan.freezer)}
-${plan.kind === 'prepare' ? awaitVerdict : ''}${watch}${plan.command.map(quote).join(' ')}
+${plan.kind === 'prepare' ? awaitVerdict : ''}watchers=
+for processor in ${processors.join(' ')}; do
+  taskset -c "$processor" chrt -f 50 /bin/sh ./watch 2>/dev/null &
+  watchers="$watchers $!"
+done
+${plan.command.map(quote).join(' ')}
 code=$?
-${unwatch}${letGo}echo "$code" >exit-code.new && mv exit-code.new exit-code
+kill -KILL $watchers 2>/dev/null
+wait $watchers
+${letGo}echo "$code" >exit-code.new && mv exit-code.new exit-code
 exit "$code"
 `;
 }
@@ -427,17 +436,17 @@ export class Barrier {
       writeFile(at('action'), actionScript(directory, plan), { mode: 0o700 }),
       writeFile(at('supervise'), supervisorScript(directory, plan, processors), { mode: 0o700 }),
       writeFile(at('criu.conf'), plan.criuConfig),
+      writeFile(at('watch'), watcherScript(directory, plan), { mode: 0o700 }),
       // The first program called `criu` on PATH: LXC's, and ours.
       ...(plan.mending === null
         ? [writeFile(at('bin/criu'), gateScript(directory, plan.criuProgram), { mode: 0o700 })]
         : [
             writeFile(at('bin/criu'), namedScript(directory, plan), { mode: 0o700 }),
-            writeFile(at('watch'), watcherScript(directory, plan), { mode: 0o700 }),
             writeFile(at('mend'), mendScript(directory, plan, plan.mending), { mode: 0o700 }),
             writeFile(at('action.mend'), '#!/bin/sh\n', { mode: 0o700 }),
             mkdir(at('images'), { mode: 0o700 }),
           ]),
-      mustRun(['mkfifo', '-m', '600', at('bell'), ...(plan.mending === null ? [] : [at('watched')])], {
+      mustRun(['mkfifo', '-m', '600', at('bell'), at('watched')], {
         limitMs: 10_000,
         code: 'DELTAHOP_E_IO',
       }),
