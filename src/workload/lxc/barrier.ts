@@ -30,9 +30,9 @@ import { type Freezer, healRegisters, keepRegisters } from './registers.js';
  * verdict. It is a process of its own, as is the supervisor that starts the program: neither depends on the agent.
  *
  * At `post-restore` a container is rebuilt and nothing of it runs. The script says so and lets CRIU go on, which leaves it in
- * the freezer and off its bridge: what CRIU and LXC have yet to do goes on while the nodes still talk. Once both have come to
- * a good end (LXC ends a container whose CRIU did not), the supervisor waits for the verdict, and lets it run or ends it.
- * Everything passes through files of the operation's directory:
+ * the freezer and off its bridge (and should it die before, watchers shut that): what CRIU and LXC have yet to do goes on while
+ * the nodes still talk. Once both have come to a good end (LXC ends a container whose CRIU did not), the supervisor waits for
+ * the verdict, and lets it run or ends it. Everything passes through files of the operation's directory:
  *
  *     kind         round, freeze or prepare
  *     frozen-at    its time of change is the moment before the first process was stopped
