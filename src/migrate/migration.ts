@@ -350,6 +350,10 @@ export class Migration {
   /**
    * Sends the instance of a service that stands still. Its files are complete at once, so they go over while its memory
    * is still being written, and the destination makes ready what it can while the memory is still on its way.
+   *
+   * The memory itself waits until it is complete. To compare it with its basis while CRIU writes it was built and measured
+   * (two nodes on two cores, medians of 12 and 18 hops): of 130 MiB the transfer won 28 ms and the dump lost 37, and an idle
+   * service stood still for 309 ms instead of 272.
    */
   async #sendFrozen(frozen: FrozenWorkload, signal: AbortSignal): Promise<SentInstance> {
     const options = { signal, retryMs: frozenRetryMs };

@@ -796,7 +796,11 @@ function filesOf(layout: LxcLayout): InstanceTree {
   };
 }
 
-/** Made durable beside the restore, which takes longer (migrate/incoming). */
+/**
+ * Made durable beside the restore, which takes longer (migrate/incoming). Not in a file system of memory: nothing of it is
+ * waited for on its way to the disk, and CRIU's dump of 130 MiB into a tmpfs took 260 ms where it took 216 into ext4 (medians
+ * of 12 hops in turn), before it would have been copied to where it is needed once the service has moved.
+ */
 function memoryOf(layout: LxcLayout): InstanceTree {
   return {
     ...recordsOf(layout, 'memory', layout.previousMemory),
