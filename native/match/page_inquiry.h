@@ -86,7 +86,17 @@ class PageInquiry {
   };
   // An answer that is awaited.
   struct Awaited {
-    enum class Kind : uint8_t { kSegments, kPages, kVoteSample, kVotes, kSample, kRolling, kWindow };
+    enum class Kind : uint8_t {
+      kSegments,
+      kPageSample,
+      kPartSample,
+      kPages,
+      kVoteSample,
+      kVotes,
+      kSample,
+      kRolling,
+      kWindow
+    };
     Kind kind = Kind::kSegments;
     uint64_t bytes = 0;
     uint64_t window = 0;  // its number
@@ -116,6 +126,10 @@ class PageInquiry {
   Status answered(const Awaited& awaited, const Progress& onProgress);
   Status survey(const Progress& onProgress);
   Status surveySegment(uint64_t segment);
+  std::vector<uint32_t> movedSegments() const;
+  bool askForPageSample();
+  Status judgePageSample();
+  Status judgePartSample();
   bool askForPages();
   void indexPages();
   void findPages();
@@ -167,6 +181,10 @@ class PageInquiry {
   std::optional<uint64_t> restSum_;    // of what is no whole page, if it is where it was
   uint64_t openBytes_ = 0;             // of segments that are neither
   uint64_t zeroPageSum_ = 0;
+
+  uint64_t sampledPages_ = 0;
+  unsigned sampleSumBytes_ = kMaxSumBytes;
+  uint64_t foundInSample_ = 0;  // pages, and parts of pages
 
   bool indexed_ = false;
   unsigned pageSumBytes_ = kMaxSumBytes;

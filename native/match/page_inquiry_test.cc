@@ -219,6 +219,36 @@ TEST_CASE_FIXTURE(Conversation, "nothing alike is not asked about for long") {
   CHECK(found.sumBytes < 8192 * (5 + 4) + 128 * 8 + 129 * 16 * 6 + (32 << 20) / 200);
 }
 
+TEST_CASE_FIXTURE(Conversation, "of a large basis a sample is asked about first, and the rest if that pays") {
+  TestRandom random(48);
+  const Bytes old = random.bytes(136 << 20);
+  constexpr size_t kPages = (136 << 20) / kPageBytes;
+  constexpr size_t kTargetPages = kPages / 4;
+  Bytes content(old.begin(), old.begin() + kTargetPages * kPageBytes);
+  SUBCASE("nothing alike") {
+    content = random.bytes(content.size());
+    const Inquired found = hold(old, content);
+    CHECK(found.rebuilt == content);
+    CHECK(found.literalBytes == content.size());
+    // The segments, one page of each, and an eighth of that.
+    CHECK(found.sumBytes == kPages / 64 * (8 + 4 + 4));
+  }
+  SUBCASE("all pages moved") {
+    const Bytes inserted = random.bytes(kPageBytes);
+    content.insert(content.begin(), inserted.begin(), inserted.end());
+    const Inquired found = hold(old, content);
+    CHECK(found.rebuilt == content);
+    CHECK(found.literalBytes == inserted.size());
+    CHECK(found.sumBytes < kPages / 64 * (8 + 4 + 4) + kPages * 6);
+  }
+  SUBCASE("no page is the same, and most of each is") {
+    for (size_t page = 0; page < kTargetPages; ++page) changeWord(content, page, 9, random.next());
+    const Inquired found = hold(old, content);
+    CHECK(found.rebuilt == content);
+    CHECK(found.literalBytes == kTargetPages * 64);
+  }
+}
+
 TEST_CASE_FIXTURE(Conversation, "any two files, and any length") {
   for (uint64_t seed = 1; seed <= 12; ++seed) {
     CAPTURE(seed);
