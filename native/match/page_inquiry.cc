@@ -155,8 +155,9 @@ Status PageInquiry::answered(const Awaited& awaited, const Progress& onProgress)
     case Awaited::Kind::kPageSample:
       return judgePageSample();
     case Awaited::Kind::kPartSample:
-      DH_CHECK(judgePartSample());
-      if (foundInSample_ * kLeastFoundOneIn >= sampledPages_ && askForPages()) return {};
+      // Parts are looked for only where the pages have not decided it: each page of the target is read for them.
+      if (!isSampleWorth()) DH_CHECK(judgePartSample());
+      if (isSampleWorth() && askForPages()) return {};
       findPages();
       openWindows();
       return {};
@@ -297,6 +298,10 @@ bool PageInquiry::askForPageSample() {
   ask(std::move(pages), Awaited::Kind::kPageSample, 0);
   ask(std::move(parts), Awaited::Kind::kPartSample, 0);
   return true;
+}
+
+bool PageInquiry::isSampleWorth() const {
+  return foundInSample_ * kLeastFoundOneIn >= sampledPages_;
 }
 
 Status PageInquiry::judgePageSample() {

@@ -128,6 +128,7 @@ class PageInquiry {
   Status surveySegment(uint64_t segment);
   std::vector<uint32_t> movedSegments() const;
   bool askForPageSample();
+  bool isSampleWorth() const;
   Status judgePageSample();
   Status judgePartSample();
   bool askForPages();
