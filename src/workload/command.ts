@@ -138,6 +138,8 @@ export interface Detached {
   hasEnded(): boolean;
   /** Kills it and all that it started. */
   kill(): void;
+  /** From now on it keeps this process from its end no longer. */
+  unref(): void;
 }
 
 /**
@@ -197,7 +199,7 @@ export async function startConversing(argv: readonly string[]): Promise<Conversi
     wake();
   });
   output.on('close', () => wake());
-  child.unref();
+  program.unref();
   input.unref();
   output.unref();
   const answer = async (limitMs: number): Promise<string> => {
@@ -253,7 +255,13 @@ function detached(program: string, child: ChildProcess): Promise<Detached> {
     });
     child.once('error', (error) => reject(cannotStart(program, error)));
     child.once('spawn', () => {
-      resolve({ pid: child.pid ?? 0, ended, hasEnded: () => over, kill: () => killGroup(child) });
+      resolve({
+        pid: child.pid ?? 0,
+        ended,
+        hasEnded: () => over,
+        kill: () => killGroup(child),
+        unref: () => child.unref(),
+      });
     });
   });
 }

@@ -39,6 +39,16 @@ check('one that QEMU has stopped, as it does on a full disk, goes on when it is 
   await bench.assertClientWhole();
 });
 
+check('an agent that is told to stop ends, and its machine runs on', async () => {
+  const { a } = bench.testbed;
+  const before = bench.machines();
+  await a.stopAgent();
+  await bench.assertClientWhole();
+  await a.startAgent();
+  assert.is(await bench.stateOn(a), 'owned running');
+  assert.equal(bench.machines(), before);
+});
+
 checkMoves(check, () => bench, {
   findings: ['running', 'qemu', 'qemu version', 'accelerator here', 'bridge', 'address', 'space', 'memory'],
   missingLayers: ['debian', 'redis'],

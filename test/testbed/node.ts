@@ -137,7 +137,7 @@ export class TestbedNode {
     while (!(await this.#agentAnswers())) {
       const gone = agent.exitCode ?? agent.signalCode;
       if (gone !== null || Date.now() > deadline) {
-        await this.stopAgent();
+        await this.stopAgent('SIGKILL');
         const why = gone === null ? 'does not answer' : `ended with ${gone}`;
         throw new Error(`the agent of node ${this.name} ${why}; its log ends:\n${this.#agentLogTail()}`);
       }
@@ -145,7 +145,10 @@ export class TestbedNode {
     }
   }
 
-  /** Ends the node's agent: cleanly, or with `SIGKILL` as a crash would. Its containers run on. */
+  /**
+   * Ends the node's agent: cleanly, or with `SIGKILL` as a crash would. Its services run on.
+   * @throws Error if it has to be killed though it was told to end.
+   */
   async stopAgent(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
     const agent = this.#agent;
     this.#agent = undefined;
@@ -153,11 +156,15 @@ export class TestbedNode {
     // nsenter has become the agent by exec, so this is the agent's own process.
     agent.kill(signal);
     await ended(agent, 10_000);
+    if (agent.signalCode === 'SIGKILL' && signal !== 'SIGKILL') {
+      throw new Error(`the agent of node ${this.name} does not end at ${signal}`);
+    }
   }
 
   /** Ends the agent, what spawn() started, and the mount namespace. The testbed clears the rest. */
   async dispose(): Promise<void> {
-    await this.stopAgent();
+    // Whether it ends cleanly is a test's question, not that of its cleaning.
+    await this.stopAgent().catch(() => {});
     const children = [...this.#children];
     for (const child of children) child.kill('SIGKILL');
     await Promise.all(children.map((child) => ended(child, 2000)));

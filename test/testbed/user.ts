@@ -16,6 +16,9 @@ export interface RedisClientOptions {
   onLive?: (report: RedisReport) => void;
 }
 
+/** From its start until it counts: a machine that boots while it waits, and what it fills in. */
+const clientStartLimitMs = 180_000;
+
 /** The user of the service: a network namespace of its own on the same service network as the nodes' bridges. */
 export class TestbedUser {
   readonly #netns: string;
@@ -39,7 +42,10 @@ export class TestbedUser {
     return child;
   }
 
-  /** Starts the client that keeps one connection to a redis server and counts; resolves once it counts. */
+  /**
+   * Starts the client that keeps one connection to a redis server and counts; resolves once it counts.
+   * @throws Error if nobody answers for three minutes.
+   */
   async startRedisClient(options: RedisClientOptions): Promise<RedisClient> {
     const script = join(fileURLToPath(new URL('.', import.meta.url)), 'redis-client.js');
     const args = [script, options.host, `${options.port ?? 6379}`];
@@ -47,7 +53,12 @@ export class TestbedUser {
     if (options.onLive !== undefined) args.push('--live');
     const child = this.spawnInUser([process.execPath, ...args], { stdio: ['pipe', 'pipe', 'inherit'] });
     const client = new RedisClient(child, options.onLive);
-    await client.started;
+    const timer = setTimeout(() => child.kill('SIGKILL'), clientStartLimitMs);
+    try {
+      await client.started;
+    } finally {
+      clearTimeout(timer);
+    }
     return client;
   }
 
@@ -89,7 +100,7 @@ export class RedisClient {
       });
     }
     child.once('close', (code, signal) => {
-      const error = new Error(`the redis client ended with ${code ?? signal} before it reported`);
+      const error = new Error(`the redis client ended with ${code ?? signal} before it reported: does anybody answer?`);
       failStarted(error);
       failReport(error);
     });

@@ -301,7 +301,11 @@ async function startMachine(
     const args = machineArguments(workload, layout, settings, mode);
     const qemu = await startDetached(['qemu-system-x86_64', ...args], output.fd, {});
     for (const deadline = Date.now() + startLimitMs; ; await sleep(pollMs)) {
-      if (!qemu.hasEnded() && (await exists(layout.qmpSocket)) && (await exists(layout.pidFile))) return;
+      if (!qemu.hasEnded() && (await exists(layout.qmpSocket)) && (await exists(layout.pidFile))) {
+        // An agent that is told to stop does so, and the machine runs on.
+        qemu.unref();
+        return;
+      }
       if (!qemu.hasEnded() && Date.now() < deadline) continue;
       qemu.kill();
       await removeInterface(layout);

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import * as assert from 'uvu/assert';
 import { type ServiceView, serviceViewSchema } from '../../../src/agent/messages.js';
+import { Qmp } from '../../../src/workload/qemu/qmp.js';
 import { run } from '../../testbed/command.js';
 import { guestArguments, guestImages } from '../../testbed/guest.js';
 import { defineGuest, startLibvirt } from '../../testbed/libvirt.js';
@@ -44,8 +45,10 @@ export class MachineBench {
       else await mustRun(a, app);
       const added = await mustRun(a, driver === 'libvirt' ? adopted : ['service', 'add', 'machine', ...described]);
       await mustRun(a, ['service', 'start', 'machine']);
-      return new MachineBench(testbed, added, await user.startRedisClient({ host: address, fillMib }));
+      const client = await user.startRedisClient({ host: address, fillMib });
+      return new MachineBench(testbed, added, client);
     } catch (error) {
+      if (driver === 'qemu') process.stdout.write(await lastWords(testbed.a));
       await testbed.dispose();
       throw error;
     }
@@ -102,5 +105,18 @@ export class MachineBench {
           return false;
         }
       });
+  }
+}
+
+/** What a machine is doing that nobody can talk to, and what its kernel said last. Never rejects. */
+async function lastWords(node: TestbedNode): Promise<string> {
+  try {
+    const monitor = await Qmp.connect(join(node.stateDirectory, 'services/machine/workload/machine/qmp'));
+    const console = await monitor.execute('ringbuf-read', { device: 'console', size: 65_536 });
+    const said = `the machine is ${await monitor.status()} and said:\n${String(console).slice(-4000)}\n`;
+    monitor.close();
+    return said;
+  } catch (error) {
+    return `the machine can not be asked: ${String(error)}\n`;
   }
 }
