@@ -105,7 +105,13 @@ export class Agent {
       const node = { nodeName: options.name, statePath, journal, ownership: services, layers, driver, workload };
       const onWarning = (message: string): void => log.warn(message);
       const incoming = new IncomingMigrations(
-        { ...node, transfers, connectPeer, begin: services.begin.bind(services) },
+        {
+          ...node,
+          transfers,
+          connectPeer,
+          begin: services.begin.bind(services),
+          cameBack: (migration) => outgoing.cameBack(migration),
+        },
         onWarning,
       );
       closers.push(() => incoming.dispose());

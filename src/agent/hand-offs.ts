@@ -42,7 +42,7 @@ export class HandOffs {
     const open = this.#journal.list().filter((record) => !isSettled(record) && !this.#isLive(record));
     const limit = new Promise<void>((resolve) => setTimeout(resolve, recoverLimitMs).unref());
     await Promise.race([Promise.all([this.#outgoing.recoverNow(), this.#incoming.recoverNow()]), limit]);
-    return open.map((record) => view(this.#now(record)));
+    return open.map((record) => this.#view(this.#now(record)));
   }
 
   /**
@@ -60,15 +60,19 @@ export class HandOffs {
         `the migration of ${service} is still under way; \`deltahop cancel\` ends it`,
       );
     }
-    // What arrives has its service's lock already.
-    if (record.side === 'destination') return view(await this.#incoming.resolve(record.migration, keep));
+    if (record.side === 'destination') {
+      const work = () => this.#incoming.resolve(record.migration, keep);
+      // What arrives has its service's lock already; one that runs is a service like any other.
+      if (record.state !== 'running') return this.#view(await work());
+      return this.#view(await this.#services.exclusively(service, 'its resolution', work));
+    }
     await this.#outgoing.detach(record.migration);
     // The job that has just left ends its operation on the service with its next step.
     await new Promise((resolve) => setImmediate(resolve));
     const resolved = await this.#services.exclusively(service, 'its resolution', () =>
       this.#outgoing.resolve(record.migration, keep),
     );
-    return view(resolved);
+    return this.#view(resolved);
   }
 
   /** The other side's operator has decided for it. */
@@ -79,6 +83,14 @@ export class HandOffs {
     else throw new DeltahopError('DELTAHOP_E_NOT_FOUND', `this node knows no migration ${migration}`);
   }
 
+  #view(record: JournalRecord): HandOffView {
+    const { service, migration, side, peer, state } = record;
+    if (isSettled(record)) return { service, migration, side, peer, state, settled: true, waitsFor: '' };
+    const trouble = side === 'source' ? this.#outgoing.trouble(migration) : this.#incoming.trouble(migration);
+    const lastTry = trouble === null ? '' : ` (the last try: ${trouble})`;
+    return { service, migration, side, peer, state, settled: false, waitsFor: `${waitsFor(record)}${lastTry}` };
+  }
+
   #isLive({ side, migration }: JournalRecord): boolean {
     return side === 'source' ? this.#outgoing.isLive(migration) : this.#incoming.isLive(migration);
   }
@@ -86,12 +98,6 @@ export class HandOffs {
   #now(record: JournalRecord): JournalRecord {
     return this.#journal.list().find(({ migration }) => migration === record.migration) ?? record;
   }
-}
-
-function view(record: JournalRecord): HandOffView {
-  const { service, migration, side, peer, state } = record;
-  const settled = isSettled(record);
-  return { service, migration, side, peer, state, settled, waitsFor: settled ? '' : waitsFor(record) };
 }
 
 function waitsFor(record: JournalRecord): string {

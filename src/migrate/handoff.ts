@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { DeltahopError, type ErrorCode, isDeltahopError } from '../errors.js';
 import type { LayerStore } from '../layers/store.js';
 import type { TransferClient } from '../transfer/transfer-client.js';
+import { mustRun } from '../workload/command.js';
 import type { FrozenWorkload, Workload, WorkloadDriver } from '../workload/driver.js';
 import type { History } from './history.js';
 import { isSettled, isUndecided, type Journal, type SourceRecord } from './journal.js';
@@ -47,6 +48,9 @@ const longestRetryMs = 5_000;
 const healthyForMs = 500;
 const healthLimitMs = 10_000;
 const healthPauseMs = 100;
+
+/** A hook that has not ended by then is killed. */
+const hookLimitMs = 10_000;
 
 /** A restore of the source's own files that is not there by then has failed. */
 const takeBackLimitMs = 60_000;
@@ -95,6 +99,10 @@ export class Outgoing {
   /** Those that run at the destination and were not well in time; both copies are kept. */
   readonly #unwell = new Set<string>();
   readonly #retries = new Map<string, Retry>();
+  /** Looks at a service's health that are under way. */
+  readonly #looks = new Map<string, AbortController>();
+  /** Why the last try to settle a migration has failed. */
+  readonly #troubles = new Map<string, string>();
   readonly #closing = new AbortController();
 
   /** @param onWarning Told of what happens in no live migration. */
@@ -105,9 +113,10 @@ export class Outgoing {
 
   /**
    * Opens the record of a migration that begins.
+   * @param onCommit See {@link announce}.
    * @throws DeltahopError DELTAHOP_E_BUSY if an earlier one of the service is not settled.
    */
-  async begin(migration: string, record: ServiceRecord, peer: string): Promise<void> {
+  async begin(migration: string, record: ServiceRecord, peer: string, onCommit: string | null): Promise<void> {
     const open = this.#context.journal.unsettled(record.name).find(isUndecided);
     if (open !== undefined) {
       throw new DeltahopError(
@@ -133,12 +142,15 @@ export class Outgoing {
       acknowledged: false,
       takenBack: false,
       untoldEpoch: null,
+      peerName: null,
+      onCommit,
+      announcedEpoch: null,
     });
   }
 
   /** The next thing to happen is the freeze. */
-  async markFrozen(migration: string): Promise<void> {
-    await this.#change(migration, { state: 'frozen' });
+  async markFrozen(migration: string, peerName: string): Promise<void> {
+    await this.#change(migration, { state: 'frozen', peerName });
   }
 
   /** Nothing comes of a migration that is not decided, or whose barrier has decided so. */
@@ -226,31 +238,41 @@ export class Outgoing {
   /**
    * Looks whether the service is well at the destination, then drops what is left of it here. If it does not become well,
    * its policy says what of the two is kept.
+   * @param signal Ends the look, as the agent's end or an operator's word does.
    * @param withinMs For how long it is waited for, unless its policy's time is meant.
+   * @returns null if the look was ended: what becomes of the service is found out later.
    */
   async verify(
     migration: string,
     destination: PeerControl & DestinationControl,
+    signal: AbortSignal,
     withinMs?: number,
-  ): Promise<HealthOutcome> {
+  ): Promise<HealthOutcome | null> {
+    const look = new AbortController();
+    this.#looks.set(migration, look);
+    const detached = this.#live.get(migration)?.detach.signal ?? signal;
+    const ends = AbortSignal.any([this.#closing.signal, signal, detached, look.signal]);
     const { owner } = await this.#parts(migration);
     const { forMs = healthyForMs, limitMs = healthLimitMs, ifFails = 'ask' } = owner.health ?? {};
     let detail: string | null;
     try {
-      detail = await this.#watchHealth(migration, destination, forMs, withinMs ?? limitMs);
+      detail = await this.#watchHealth(migration, destination, forMs, withinMs ?? limitMs, ends);
     } catch (error) {
+      if (ends.aborted) return null;
       // It has given the service back already, before a restart of this agent or by its operator's word.
       await this.takeBack(migration);
       return { healthy: false, detail: messageOf(error), kept: 'source' };
+    } finally {
+      this.#looks.delete(migration);
     }
-    if (detail === null || (ifFails === 'keep' && !this.#closing.signal.aborted)) {
+    if (detail === null || ifFails === 'keep') {
       const { driver, workload } = await this.#parts(migration);
       // What stays is no service any more but the basis that makes its return cheap.
       await driver.stop(workload);
       await this.#change(migration, { state: 'healthy' });
       return { healthy: detail === null, detail: detail ?? '', kept: 'destination' };
     }
-    if (ifFails === 'back' && !this.#closing.signal.aborted && (await this.#haveItCeded(migration, destination))) {
+    if (ifFails === 'back' && (await this.#haveItCeded(migration, destination))) {
       await this.takeBack(migration);
       return { healthy: false, detail, kept: 'source' };
     }
@@ -260,17 +282,20 @@ export class Outgoing {
   /**
    * @returns null once it has been well for `forMs`, else what was wrong with it last when `limitMs` were over.
    * @throws DeltahopError DELTAHOP_E_NOT_RUNNING if the destination has given it back for good.
+   * @throws Error if `ends` came first.
    */
   async #watchHealth(
     migration: string,
     destination: DestinationControl,
     forMs: number,
     limitMs: number,
+    ends: AbortSignal,
   ): Promise<string | null> {
     const startedAt = performance.now();
     let healthySince: number | null = null;
     let detail = 'no answer';
-    while (!this.#closing.signal.aborted) {
+    for (;;) {
+      ends.throwIfAborted();
       try {
         const health = await destination.health(migration);
         detail = health.detail;
@@ -283,10 +308,9 @@ export class Outgoing {
       const now = performance.now();
       if (healthySince !== null && now - healthySince >= forMs) return null;
       // One that has just become well is given the time to show it.
-      if (now - startedAt >= limitMs && (healthySince === null || now - startedAt >= limitMs + forMs)) break;
-      await sleep(healthPauseMs);
+      if (now - startedAt >= limitMs && (healthySince === null || now - startedAt >= limitMs + forMs)) return detail;
+      await sleep(healthPauseMs, undefined, { signal: ends });
     }
-    return detail;
   }
 
   /** Has the destination end the service, so that it can go on here. @returns whether it has. */
@@ -303,8 +327,9 @@ export class Outgoing {
   /**
    * The destination will never run what was given up here: the files are still complete, so it goes on here, as a new
    * owner. Does again what a crash has interrupted.
+   * @param afresh If it can not be restored it is started from its files, without its memory.
    */
-  async takeBack(migration: string): Promise<void> {
+  async takeBack(migration: string, afresh = false): Promise<void> {
     const { service, epoch } = await this.#change(migration, { takenBack: true });
     const { driver, workload, owner } = await this.#parts(migration);
     const next = epoch + 2;
@@ -318,11 +343,42 @@ export class Outgoing {
     }
     const { released } = await driver.recover(workload);
     if (!released && (await driver.inspect(workload)).state === 'stopped') {
-      const signal = AbortSignal.timeout(takeBackLimitMs);
-      const prepared = await (await driver.arrange(workload, signal)).prepare(signal);
-      await prepared.commit();
+      try {
+        await restore(driver, workload);
+      } catch (error) {
+        if (!afresh) throw error;
+        await driver.start(workload);
+        this.#onWarning(`${service} was started from its files, without its memory: ${messageOf(error)}`);
+      }
     }
+    await this.announce(migration, this.#onWarning);
     await this.#change(migration, { state: 'aborted' });
+    this.#troubles.delete(migration);
+  }
+
+  /**
+   * Has the program of a migration's order, if there is one, tell the outside world who owns the service: that it has moved,
+   * and that it is back if it was told so. Whatever comes of it, the service is where it is. Once more after a crash.
+   */
+  async announce(migration: string, onWarning: OnWarning): Promise<void> {
+    const { service, peer, peerName, epoch, takenBack, onCommit, announcedEpoch } = this.#record(migration);
+    const owner = epoch + (takenBack ? 2 : 1);
+    if (onCommit === null || announcedEpoch === owner || (takenBack && announcedEpoch === null)) return;
+    const { nodeName, ownAddress } = this.#context;
+    const [here, there] = [nodeName, peerName ?? peer];
+    try {
+      const env = {
+        DELTAHOP_SERVICE: service,
+        DELTAHOP_FROM: takenBack ? there : here,
+        DELTAHOP_TO: takenBack ? here : there,
+        DELTAHOP_TO_ADDRESS: takenBack ? await ownAddress(peer) : peer,
+        DELTAHOP_EPOCH: String(owner),
+      };
+      await mustRun([onCommit], { limitMs: hookLimitMs, env, code: 'DELTAHOP_E_HOOK' });
+    } catch (error) {
+      onWarning(`the hook ${onCommit}: ${messageOf(error)}`);
+    }
+    await this.#change(migration, { announcedEpoch: owner });
   }
 
   /**
@@ -357,6 +413,18 @@ export class Outgoing {
     return this.#live.has(migration) && !this.isDecided(migration);
   }
 
+  /** Why a migration is not settled yet; null if nothing has gone wrong. */
+  trouble(migration: string): string | null {
+    return this.#troubles.get(migration) ?? null;
+  }
+
+  /** A service that this migration took away has been well, since its owner sends it back: what is kept of it is a basis. */
+  async cameBack(migration: string): Promise<void> {
+    await this.#rest(migration);
+    if (isSettled(this.#record(migration))) return;
+    await this.#change(migration, { state: 'healthy', acknowledged: true, untoldEpoch: null });
+  }
+
   /** Has the job of a decided migration leave it to the agent; fulfilled when it has. */
   async detach(migration: string): Promise<void> {
     const live = this.#live.get(migration);
@@ -365,49 +433,68 @@ export class Outgoing {
   }
 
   /**
-   * The operator says that the destination is gone for good (`source`), or that it has the service (`destination`).
+   * The operator says that the destination is gone for good (`source`), or that it has the service (`destination`). Said
+   * once more of one that can not be restored here, `source` starts it from its files.
    * @returns The record afterwards.
+   * @throws DeltahopError DELTAHOP_E_NOT_RUNNING if the destination is known not to have it.
    */
   async resolve(migration: string, keep: 'source' | 'destination'): Promise<SourceRecord> {
-    await this.#retries.get(migration)?.stop();
-    this.#retries.delete(migration);
-    const record = this.#record(migration);
+    await this.#rest(migration);
+    try {
+      await this.#resolve(this.#record(migration), keep);
+    } finally {
+      this.#pursue(migration);
+    }
+    return this.#record(migration);
+  }
+
+  async #resolve(record: SourceRecord, keep: 'source' | 'destination'): Promise<void> {
+    const { migration, service } = record;
     const { driver, workload, owner } = await this.#parts(migration);
     if (keep === 'source') {
-      if (record.state === 'committed') {
+      if (record.takenBack && record.state === 'committed') {
+        await this.takeBack(migration, true);
+      } else if (record.state === 'committed') {
         // One that runs there and can still be reached ends before this one begins.
         const peer = this.#context.connectPeer(record.peer);
         const ceded = record.acknowledged && (await this.#haveItCeded(migration, peer));
         peer.close();
         if (!ceded) await this.#change(migration, { untoldEpoch: record.epoch + 2 });
-        await this.takeBack(migration);
+        try {
+          await this.takeBack(migration);
+        } catch (error) {
+          const way = `\`deltahop resolve ${service} --keep source\` once more starts it from its files, without its memory`;
+          throw new DeltahopError('DELTAHOP_E_RESTORE', `${messageOf(error)}; the agent tries again, and ${way}`);
+        }
       } else {
         await this.#recoverOne(record);
       }
     } else {
-      await this.#change(migration, { state: 'committed' });
+      if (record.takenBack && record.untoldEpoch === null) {
+        throw new DeltahopError('DELTAHOP_E_NOT_RUNNING', `${record.peer} has given ${service} up: it is only here`);
+      }
+      // Whatever was decided before: the other side must not be told to yield any more.
+      await this.#change(migration, { state: 'committed', takenBack: false, untoldEpoch: null });
       await driver.decideFreeze(workload, 'commit');
       await driver.recover(workload);
       await driver.stop(workload);
       if (owner.ownership === 'owned') {
         await this.#context.ownership.compareAndSet(owner.name, owner.epoch, departed(owner, record));
       }
+      await this.announce(migration, this.#onWarning);
       await this.#change(migration, { state: 'healthy', acknowledged: true });
     }
-    this.#pursue(migration);
-    return this.#record(migration);
   }
 
   /** An operator chose the destination, which owns the service at this epoch: what is here must not run. */
   async cede(record: SourceRecord, epoch: number): Promise<void> {
-    await this.#retries.get(record.migration)?.stop();
-    this.#retries.delete(record.migration);
+    await this.#rest(record.migration);
     const { driver, workload, owner } = await this.#parts(record.migration);
     if (owner.epoch > epoch || (owner.epoch === epoch && owner.ownership === 'owned')) {
       throw new DeltahopError('DELTAHOP_E_EPOCH', `${owner.name} is at owner ${owner.epoch} here, ${epoch} is older`);
     }
     await this.#context.ownership.compareAndSet(owner.name, owner.epoch, { ...departed(owner, record), epoch });
-    if (!isSettled(record)) await this.#change(record.migration, { state: 'committed' });
+    if (!isSettled(record)) await this.#change(record.migration, { state: 'committed', takenBack: false });
     await driver.decideFreeze(workload, 'commit');
     await driver.recover(workload);
     await driver.stop(workload);
@@ -445,8 +532,9 @@ export class Outgoing {
     } else if (record.state === 'committed' && !record.takenBack) {
       this.#unfenced.add(migration);
       if ((await driver.decideFreeze(workload, 'commit')) === 'abort') {
-        await driver.recover(workload);
+        // On record first: what has run on is newer than its image, and the verdict that says so goes with the recovery.
         await this.markAborted(migration);
+        await driver.recover(workload);
       } else {
         await this.#fence(migration);
         await this.#depart(migration);
@@ -472,12 +560,33 @@ export class Outgoing {
     await this.#context.ownership.compareAndSet(owner.name, owner.epoch, departed(owner, record));
   }
 
+  /** Does nothing more about a migration by itself; fulfilled when what was under way has ended. */
+  async #rest(migration: string): Promise<void> {
+    this.#looks.get(migration)?.abort();
+    await this.#retries.get(migration)?.stop();
+    this.#retries.delete(migration);
+  }
+
   /** Goes on by itself with what is left of a migration that no job carries. */
   #pursue(migration: string): void {
     const record = this.#context.journal.source(migration);
     if (record === null || isSettled(record) || this.#live.has(migration) || this.#closing.signal.aborted) return;
     if (this.#retries.get(migration)?.over === false) return;
-    this.#retries.set(migration, new Retry(() => this.#pursueOnce(migration)));
+    this.#retries.set(migration, new Retry(() => this.#pursueAgain(migration)));
+  }
+
+  /** {@link #pursueOnce}, and what goes wrong with it is kept; if it keeps the service from running, it is told once. */
+  async #pursueAgain(migration: string): Promise<boolean> {
+    try {
+      return await this.#pursueOnce(migration);
+    } catch (error) {
+      const [{ service, takenBack }, why] = [this.#record(migration), messageOf(error)];
+      if (takenBack && this.trouble(migration) !== why) {
+        this.#onWarning(`${service} waits for its restart here, which is tried again: ${why}`);
+      }
+      this.#troubles.set(migration, why);
+      throw error;
+    }
   }
 
   /** @returns whether nothing more can be done without an operator. */
@@ -504,12 +613,12 @@ export class Outgoing {
         await this.#change(migration, { untoldEpoch: null });
       }
       if (now.state === 'committed' && now.acknowledged) {
+        await this.announce(migration, this.#onWarning);
         // One that was not well in time may become so; until its operator decides, one look a try is enough.
-        const { healthy, detail, kept } = await this.verify(
-          migration,
-          peer,
-          this.#unwell.has(migration) ? 0 : undefined,
-        );
+        const withinMs = this.#unwell.has(migration) ? 0 : undefined;
+        const outcome = await this.verify(migration, peer, this.#closing.signal, withinMs);
+        if (outcome === null) return false;
+        const { healthy, detail, kept } = outcome;
         if (!healthy && !this.#unwell.has(migration)) {
           this.#onWarning(`${now.service} at ${now.peer} does not become well (${detail}); kept: ${kept}`);
         }
@@ -523,7 +632,7 @@ export class Outgoing {
         this.#onWarning(`${record.service} goes on here: ${record.peer} does not run it (${error.message})`);
         return isSettled(this.#record(migration));
       }
-      if (!isFinal(error)) return false;
+      if (!isFinal(error)) throw error;
       this.#onWarning(`the hand-off of ${record.service} to ${record.peer} needs its operator: ${messageOf(error)}`);
       return true;
     } finally {
@@ -564,6 +673,13 @@ export class Outgoing {
     if (owner === null) throw new DeltahopError('DELTAHOP_E_NOT_FOUND', `there is no service ${service} here`);
     return { driver: this.#context.driver(owner.driver), workload: this.#context.workload(owner), owner };
   }
+}
+
+/** Restores a service from its saved files and lets it run. */
+async function restore(driver: WorkloadDriver, workload: Workload): Promise<void> {
+  const signal = AbortSignal.timeout(takeBackLimitMs);
+  const prepared = await (await driver.arrange(workload, signal)).prepare(signal);
+  await prepared.commit();
 }
 
 function departed(owner: ServiceRecord, { epoch, peer }: SourceRecord): ServiceRecord {

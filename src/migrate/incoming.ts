@@ -39,6 +39,8 @@ export interface IncomingContext {
   /** Where a service's parts are on this node; its layers need not be there yet. */
   workload(record: ServiceRecord): Workload;
   connectPeer(address: string): PeerControl & { close(): void };
+  /** A service that this migration took away from here is coming back: the migration is settled. */
+  cameBack(migration: string): Promise<void>;
   /**
    * Keeps local operations off a service until the returned function is called.
    * @throws DeltahopError DELTAHOP_E_BUSY naming the one that is under way.
@@ -60,11 +62,13 @@ interface Incoming {
   /** Nothing but the last of the memory is still to come. */
   filesComplete: boolean;
   /** What is waited for by a question to be answered when it has come. */
-  arrival: { slots: Set<string>; end: () => void } | null;
+  arrival: { slots: Set<string>; end: () => void; fail: (error: DeltahopError) => void } | null;
   /** The held copy; null if there is none yet, or if it was lost with an agent: the files are still here then. */
   prepared: PreparedWorkload | null;
   /** It was let go: its image must not be restored again. */
   released: boolean;
+  /** Why the last try to settle it has failed; null if it has not. */
+  trouble: string | null;
   /** Asks the source what it has decided; null before the copy is prepared. */
   asking: Retry | null;
   /** Lets local operations have the service again. */
@@ -73,6 +77,8 @@ interface Incoming {
   queue: Promise<unknown>;
 }
 
+/** An operator's decision that could not be acted on is tried again so much later. */
+const retryMs = 200;
 /** A destination that is prepared and hears nothing for so long asks its source; one that still receives, much later. */
 const quietMs = 2_000;
 const quietStagingMs = 30_000;
@@ -121,6 +127,7 @@ export class IncomingMigrations implements DestinationControl {
       arrival: null,
       prepared: null,
       released: false,
+      trouble: null,
       asking: null,
       end,
       queue: Promise.resolve(),
@@ -161,7 +168,7 @@ export class IncomingMigrations implements DestinationControl {
         destinationName: nodeName,
         ticket: incoming.ticket,
         missingLayers: missing.map((layer) => layer.digest),
-        returning: existing !== null,
+        returning: existing?.ownership === 'departed',
       };
     } catch (error) {
       // Only what this offer has taken: another migration may be receiving the same layer.
@@ -183,7 +190,7 @@ export class IncomingMigrations implements DestinationControl {
       destinationName: nodeName,
       missingLayers: missing.map(({ digest }) => digest),
       findings: await this.#findings(offer),
-      returning: existing !== null,
+      returning: existing?.ownership === 'departed',
       machine: await driver.machine(),
     };
   }
@@ -236,9 +243,11 @@ export class IncomingMigrations implements DestinationControl {
   #arrivalOf(migration: string, slots: readonly string[]): Promise<void> {
     const incoming = this.#get(migration);
     this.#refuseUnless(migration, 'staging', 'waits for nothing any more');
-    incoming.arrival?.end();
-    return new Promise((resolve) => {
-      incoming.arrival = { slots: new Set(slots), end: resolve };
+    incoming.arrival?.fail(
+      new DeltahopError('DELTAHOP_E_BUSY', `${incoming.offer.service.name}: its arrival was asked for once more`),
+    );
+    return new Promise((resolve, reject) => {
+      incoming.arrival = { slots: new Set(slots), end: resolve, fail: reject };
     });
   }
 
@@ -261,6 +270,11 @@ export class IncomingMigrations implements DestinationControl {
   }
 
   async commit(migration: string): Promise<CommitReply> {
+    return await this.#commit(migration, true);
+  }
+
+  /** @param isAsked The source waits for the answer: a refusal is on its way to one that can take the service back. */
+  async #commit(migration: string, isAsked: boolean): Promise<CommitReply> {
     const askedAtMs = Date.now();
     const incoming = this.#get(migration);
     return await this.#inTurn(incoming, async () => {
@@ -275,7 +289,7 @@ export class IncomingMigrations implements DestinationControl {
         throw new DeltahopError('DELTAHOP_E_NOT_RUNNING', `${incoming.offer.service.name} was not prepared here`);
       }
       if (state === 'prepared') await this.#change(migration, { state: 'committed' });
-      if (state !== 'running') await this.#run(incoming);
+      if (state !== 'running') await this.#run(incoming, isAsked);
       const record = this.#record(migration);
       const runningSinceMs = record.runningSinceMs ?? Date.now();
       const tookMs = Math.max(0, runningSinceMs - askedAtMs);
@@ -339,6 +353,11 @@ export class IncomingMigrations implements DestinationControl {
     }
   }
 
+  /** Why a migration is not settled yet; null if nothing has gone wrong. */
+  trouble(migration: string): string | null {
+    return this.#incoming.get(migration)?.trouble ?? null;
+  }
+
   /** Asks at once rather than at the end of a pause, and waits for that try. */
   async recoverNow(): Promise<void> {
     await Promise.all([...this.#incoming.values()].map(({ asking }) => asking?.now()));
@@ -346,7 +365,8 @@ export class IncomingMigrations implements DestinationControl {
 
   /** Whether its source is still sending: not recovery's business. */
   isLive(migration: string): boolean {
-    return this.#incoming.get(migration)?.ticket != null && this.#record(migration).state === 'staging';
+    const incoming = this.#incoming.get(migration);
+    return incoming !== undefined && this.#record(migration).state === 'staging' && this.#isOpen(incoming);
   }
 
   /**
@@ -355,9 +375,11 @@ export class IncomingMigrations implements DestinationControl {
    */
   async resolve(migration: string, keep: 'source' | 'destination'): Promise<DestinationRecord> {
     const incoming = this.#get(migration);
-    await this.#inTurn(incoming, async () => {
+    const resolved = this.#inTurn(incoming, async () => {
       const record = this.#record(migration);
       if (keep === 'source') {
+        // One that runs ends before its source can hear that it does not, and go on with it.
+        if (record.state === 'committed' || record.state === 'running') await this.#end(incoming);
         await this.#discard(incoming);
         return;
       }
@@ -369,9 +391,14 @@ export class IncomingMigrations implements DestinationControl {
       }
       // Above what the source would have given away: should it come back, it has to yield.
       await this.#change(migration, { state: 'committed', untoldEpoch: record.epoch + 2 });
-      await this.#run(incoming);
+      await this.#run(incoming, false);
     });
-    this.#ask(incoming, 0);
+    try {
+      await resolved;
+    } finally {
+      // What the operator has said stands: if it can not be run now, the agent tries again.
+      if (!isSettled(this.#record(migration))) this.#ask(incoming, retryMs);
+    }
     return this.#record(migration);
   }
 
@@ -393,9 +420,7 @@ export class IncomingMigrations implements DestinationControl {
           movedTo: record.peer,
         });
       }
-      await this.#endHeld(incoming).catch(() => {});
-      await incoming.driver.recover(incoming.workload);
-      await incoming.driver.stop(incoming.workload);
+      await this.#end(incoming);
       await this.#change(record.migration, { state: 'aborted', untoldEpoch: null });
     });
     this.#forget(incoming);
@@ -433,6 +458,7 @@ export class IncomingMigrations implements DestinationControl {
       arrival: null,
       prepared: null,
       released: false,
+      trouble: null,
       asking: null,
       // After a restart the journal itself keeps other operations off.
       end: () => {},
@@ -475,14 +501,18 @@ export class IncomingMigrations implements DestinationControl {
     await Promise.all(volatilePaths.map((path) => syncTree(path)));
   }
 
-  /** Owns the service and lets it run; a held copy that was lost is restored once more from the files. */
-  async #run(incoming: Incoming): Promise<void> {
+  /**
+   * Owns the service and lets it run; a held copy that was lost is restored once more from the files.
+   * @throws DeltahopError DELTAHOP_E_NOT_RUNNING if it can not be run. Only to a source that `isAsked` for is that final:
+   * nobody else could go on with the service, so without one it is tried again.
+   */
+  async #run(incoming: Incoming, isAsked: boolean): Promise<void> {
     const { migration, service } = incoming.offer;
     const [owned, released] = await Promise.allSettled([this.#own(incoming), this.#release(incoming)]);
     if (released.status === 'rejected' && !(await hasRun(incoming))) {
       await incoming.driver.stop(incoming.workload);
       // Refused for good and on record, before the source hears it and goes on with the service itself.
-      await this.#discard(incoming);
+      if (isAsked) await this.#discard(incoming);
       throw new DeltahopError(
         'DELTAHOP_E_NOT_RUNNING',
         `${service.name} could not be run on ${this.#context.nodeName}: ${textOf(released.reason)}`,
@@ -573,6 +603,13 @@ export class IncomingMigrations implements DestinationControl {
     throw durable.reason;
   }
 
+  /** Nothing of it runs or is held afterwards. */
+  async #end(incoming: Incoming): Promise<void> {
+    await this.#endHeld(incoming).catch(() => {});
+    await incoming.driver.recover(incoming.workload);
+    await incoming.driver.stop(incoming.workload);
+  }
+
   async #endHeld(incoming: Incoming): Promise<void> {
     const held = incoming.prepared;
     incoming.prepared = null;
@@ -626,6 +663,11 @@ export class IncomingMigrations implements DestinationControl {
     incoming.end();
   }
 
+  /** Whether its source may still send. */
+  #isOpen({ ticket }: Incoming): boolean {
+    return ticket !== null && this.#context.transfers.isOpen(ticket);
+  }
+
   async #revoke(incoming: Incoming): Promise<void> {
     if (incoming.ticket !== null) await this.#context.transfers.revokeTicket(incoming.ticket);
     incoming.ticket = null;
@@ -634,7 +676,30 @@ export class IncomingMigrations implements DestinationControl {
   #ask(incoming: Incoming, delayMs: number): void {
     if (this.#closing) return;
     void incoming.asking?.stop();
-    incoming.asking = new Retry(() => this.#askOnce(incoming.offer.migration), delayMs);
+    incoming.asking = new Retry(() => this.#askAgain(incoming), delayMs);
+  }
+
+  /** {@link #askOnce}, and what goes wrong with it is told once. */
+  async #askAgain(incoming: Incoming): Promise<boolean> {
+    const { migration, service, sourceName } = incoming.offer;
+    try {
+      return await this.#askOnce(migration);
+    } catch (error) {
+      const { state } = this.#record(migration);
+      if (state === 'staging' && !this.#isOpen(incoming)) {
+        // A source that neither sends nor answers; never prepared here, so it can not have been given up there.
+        await this.#inTurn(incoming, async () => {
+          if (this.#record(migration).state === 'staging') await this.#discard(incoming);
+        });
+        this.#onWarning(`${service.name} arrives no more: ${sourceName} was not heard of (${textOf(error)})`);
+        return isSettled(this.#record(migration));
+      }
+      if (state === 'committed' && incoming.trouble !== textOf(error)) {
+        this.#onWarning(`${service.name} waits for its first run here, which is tried again: ${textOf(error)}`);
+      }
+      incoming.trouble = textOf(error);
+      throw error;
+    }
   }
 
   /** @returns whether there is nothing left to ask or to do. */
@@ -642,7 +707,7 @@ export class IncomingMigrations implements DestinationControl {
     const record = this.#record(migration);
     if (isSettled(record)) return true;
     if (record.state === 'committed') {
-      await this.commit(migration);
+      await this.#commit(migration, false);
       return isSettled(this.#record(migration));
     }
     const peer = this.#context.connectPeer(record.peer);
@@ -655,7 +720,7 @@ export class IncomingMigrations implements DestinationControl {
       }
       const { verdict, nodeName } = await peer.verdict(migration);
       if (nodeName !== record.offer.sourceName) return false;
-      if (verdict === 'commit') await this.commit(migration);
+      if (verdict === 'commit') await this.#commit(migration, false);
       if (verdict === 'abort') await this.abort(migration);
       return isSettled(this.#record(migration));
     } finally {
@@ -671,8 +736,7 @@ export class IncomingMigrations implements DestinationControl {
     for (const record of this.#context.journal.unsettled(service.name).filter(isUndecided)) {
       if (record.side === 'source') {
         // It went away and is coming back, so it has been well: what is kept here for it is a basis now.
-        if (service.epoch <= record.epoch) continue;
-        await this.#context.journal.write({ ...record, state: 'healthy', acknowledged: true, untoldEpoch: null });
+        if (service.epoch > record.epoch) await this.#context.cameBack(record.migration);
       } else {
         if (record.offer.sourceName !== sourceName && service.epoch <= record.epoch) {
           throw new DeltahopError(
@@ -721,7 +785,7 @@ export class IncomingMigrations implements DestinationControl {
     if (existing?.ownership === 'owned') {
       throw new DeltahopError(
         'DELTAHOP_E_PREFLIGHT',
-        `${nodeName} already owns a service named ${service.name}; remove or rename one of them`,
+        `${nodeName} already owns a service named ${service.name}; \`deltahop service rm\` removes it there`,
       );
     }
     if (existing !== null && existing.epoch > service.epoch) {

@@ -35,6 +35,12 @@ const sourceRecordSchema = z.strictObject({
   acknowledged: z.boolean(),
   /** Of `committed`: the destination will never run it (its word, or an operator's), so it goes on here, from its files. */
   takenBack: z.boolean(),
+  /** How the other node is called; null before the freeze. */
+  peerName: z.string().nullable().default(null),
+  /** Absolute path of the program that is run when the service has moved, and when it is back; null: none. */
+  onCommit: z.string().nullable().default(null),
+  /** The owner's epoch for which that was last run; null: it was not. */
+  announcedEpoch: z.int().positive().nullable().default(null),
 });
 
 const destinationRecordSchema = z.strictObject({
@@ -54,7 +60,7 @@ export type SourceRecord = z.infer<typeof sourceRecordSchema>;
 export type DestinationRecord = z.infer<typeof destinationRecordSchema>;
 export type JournalRecord = SourceRecord | DestinationRecord;
 
-/** Settled migrations that are kept, for whoever asks late. */
+/** Settled migrations that are kept, for whoever asks late; and the newest to this node of each service besides. */
 const keptSettled = 100;
 
 /** Whether it is not certain yet which side has the service. */
@@ -142,7 +148,12 @@ export class Journal {
 
   async #forgetOldest(): Promise<void> {
     const settled = this.list().filter(isSettled);
-    const doomed = settled.slice(0, Math.max(0, settled.length - keptSettled));
+    const old = settled.slice(0, Math.max(0, settled.length - keptSettled));
+    // What its source may not have settled yet: as long as it runs here nobody may hear that this node knows nothing of it.
+    const newest = new Map(this.list().map((record) => [`${record.side} ${record.service}`, record.migration]));
+    const doomed = old.filter(({ side, service, migration }) => {
+      return side === 'source' || newest.get(`${side} ${service}`) !== migration;
+    });
     for (const { migration } of doomed) {
       await rm(join(this.#path, `${migration}.json`), { force: true }).catch(() => {});
       this.#records.delete(migration);

@@ -3,7 +3,6 @@ import { randomUUID } from 'node:crypto';
 import type { SendOptions } from '../engine/engine.js';
 import { DeltahopError, isDeltahopError } from '../errors.js';
 import type { TransferClient, TransferReport } from '../transfer/transfer-client.js';
-import { mustRun } from '../workload/command.js';
 import type { FrozenWorkload, InstanceTrees, Throttle, Workload, WorkloadDriver } from '../workload/driver.js';
 import { type DowntimeStage, downtimeStages } from './downtime.js';
 import {
@@ -16,7 +15,7 @@ import {
 } from './forecast.js';
 import type { HealthOutcome, MigrationContext, Outgoing, PeerLink, ToldCommit } from './handoff.js';
 import { instanceSlot, layerSlot, type OfferedLayer, type OfferReply, type PrepareReply } from './offer.js';
-import { ownedService, type ServiceRecord } from './ownership.js';
+import { ownedService } from './ownership.js';
 import { Pace } from './pace.js';
 import {
   type ByteCounters,
@@ -32,9 +31,6 @@ import { forecastInputs, roundTripMs, type Survey, survey } from './survey.js';
 
 /** How long a broken connection is made anew while the service stands still: better that it runs on here. */
 const frozenRetryMs = 3_000;
-
-/** A hook that has not ended by then is killed. */
-const hookLimitMs = 10_000;
 
 /** A transfer of less says more of round trips than of the link's rate. */
 const rateSampleBytes = 1024 * 1024;
@@ -161,7 +157,7 @@ export class Migration {
     const driver = this.#context.driver(record.driver);
     const workload = this.#context.workload(record);
     // Before anybody else hears of it: a destination that asks about a migration that is not in the journal is told abort.
-    await this.#outgoing.begin(this.id, record, this.#order.to);
+    await this.#outgoing.begin(this.id, record, this.#order.to, this.#order.onCommit);
     let offered = false;
     try {
       const missing = await this.#phases.run('preflight', async () => {
@@ -197,30 +193,21 @@ export class Migration {
       if (offered) await this.#abortDestination();
       throw error;
     }
-    if (this.#order.onCommit !== null) await this.#runHook(this.#order.onCommit, record);
-    const outcome = await this.#phases.run('verify', () => this.#outgoing.verify(this.id, this.#destination));
+    const onWarning = (message: string): void => this.#onEvent({ type: 'warning', message });
+    await this.#outgoing.announce(this.id, onWarning);
+    const outcome = await this.#phases.run('verify', () => this.#outgoing.verify(this.id, this.#destination, signal));
+    if (outcome === null) {
+      onWarning(
+        `${this.#service} runs on ${this.#destinationName}; whether it is well there the agent goes on looking`,
+      );
+      return;
+    }
     if (outcome.healthy) return;
     this.#health = { detail: outcome.detail, kept: outcome.kept };
     throw new DeltahopError(
       'DELTAHOP_E_HEALTH',
       `${this.#service} ${ending(outcome, this.#destinationName, nodeName)}`,
     );
-  }
-
-  /** The outside world's business: whatever comes of it, the service has moved. */
-  async #runHook(program: string, record: ServiceRecord): Promise<void> {
-    const env = {
-      DELTAHOP_SERVICE: this.#service,
-      DELTAHOP_FROM: this.#context.nodeName,
-      DELTAHOP_TO: this.#destinationName,
-      DELTAHOP_TO_ADDRESS: this.#order.to,
-      DELTAHOP_EPOCH: String(record.epoch + 1),
-    };
-    try {
-      await mustRun([program], { limitMs: hookLimitMs, env, code: 'DELTAHOP_E_HOOK' });
-    } catch (error) {
-      this.#onEvent({ type: 'warning', message: `the hook ${program}: ${describe(error).message}` });
-    }
   }
 
   async #foresee(surveyed: Survey, reply: OfferReply): Promise<void> {
@@ -306,7 +293,7 @@ export class Migration {
   /** Until the decision any failure lets the service run on here; afterwards there is no way back but `complete`'s. */
   async #freezeAndHandOff(driver: WorkloadDriver, workload: Workload, cancelled: AbortSignal): Promise<void> {
     const { maxDowntimeMs } = this.#order;
-    await this.#outgoing.markFrozen(this.id);
+    await this.#outgoing.markFrozen(this.id, this.#destinationName);
     const frozen = await this.#phases.run('freeze', () => driver.freeze(workload, cancelled));
     // It has been lifted; what is left to take back is waited for at the end.
     const unthrottled = this.#unthrottle();

@@ -8,7 +8,7 @@ import { DeltahopError } from '../errors.js';
 import { handOver, readHead } from '../transport/tcp.js';
 import { encodeMessage, preamble, preludeBytes, toWireError } from '../wire/messages.js';
 import { asDeltahopError, type Direction, defaultSessionTimes, type SessionTimes } from './session.js';
-import { type Slot, type Ticket, TicketBook } from './ticket.js';
+import { type Slot, type Ticket, TicketBook, ticketParts } from './ticket.js';
 import { type Counters, fromErrorRecord, toErrorRecord, type WorkerEvent } from './worker-messages.js';
 import type { TransferWorker, WorkerPool } from './worker-pool.js';
 
@@ -90,6 +90,12 @@ export class TransferServer {
     }
     this.#grants.set(ticket, { ticket, onEvent: onEvent ?? (() => {}), connections: new Set() });
     return text;
+  }
+
+  /** Whether connections with this ticket are still let in. */
+  isOpen(ticketText: string): boolean {
+    const parts = ticketParts(ticketText);
+    return parts !== null && this.#book.find(parts.ticketId) !== null;
   }
 
   /** Voids a ticket. When this resolves, none of its workers lives and nothing writes to its slots. Never rejects. */

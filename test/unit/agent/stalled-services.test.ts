@@ -51,6 +51,9 @@ test.before(async () => {
     changedAtMs: 1,
     acknowledged: false,
     takenBack: false,
+    peerName: null,
+    onCommit: null,
+    announcedEpoch: null,
     untoldEpoch: null,
   });
 });

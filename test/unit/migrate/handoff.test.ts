@@ -1,3 +1,4 @@
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { suite } from 'uvu';
@@ -8,7 +9,7 @@ import { type MigrationContext, Outgoing, type PeerLink } from '../../../src/mig
 import type { History } from '../../../src/migrate/history.js';
 import { Journal } from '../../../src/migrate/journal.js';
 import type { ServiceRecord } from '../../../src/migrate/ownership.js';
-import type { WorkloadDriver } from '../../../src/workload/driver.js';
+import type { PreparedWorkload, WorkloadDriver } from '../../../src/workload/driver.js';
 import { scratchDirectory } from '../layers/scratch.js';
 
 const test = suite('migrate/handoff');
@@ -44,6 +45,11 @@ class Source {
   state: 'running' | 'frozen' | 'stopped' = 'running';
   /** The barrier: null if there is none. */
   barrier: { verdict: 'commit' | 'abort' | null } | null = null;
+  onCommit: string | null = null;
+  /** Restores that fail before one works. */
+  failures = 0;
+  /** The agent dies behind the driver's recovery. */
+  diesRecovering = false;
   /** Answers to `commit`, one after another; then it runs there. */
   readonly refusals: DeltahopError[] = [];
   journal!: Journal;
@@ -60,8 +66,8 @@ class Source {
   }
 
   async freeze() {
-    await this.outgoing.begin(id, this.record, 'edge-b:7701');
-    await this.outgoing.markFrozen(id);
+    await this.outgoing.begin(id, this.record, 'edge-b:7701', this.onCommit);
+    await this.outgoing.markFrozen(id, 'edge-b');
     this.state = 'frozen';
     this.barrier = { verdict: null };
     return {
@@ -122,6 +128,17 @@ class Source {
     },
   };
 
+  #restored(): PreparedWorkload {
+    return {
+      restorerMs: 1,
+      commit: async () => {
+        this.steps.push('restored here');
+        this.state = 'running';
+      },
+      abort: async () => {},
+    };
+  }
+
   #context(): MigrationContext {
     const notHere = (): never => {
       throw new Error('not part of a hand-off');
@@ -135,7 +152,10 @@ class Source {
       checkSettings: notHere,
       foreign: notHere,
       create: notHere,
-      start: notHere,
+      start: async () => {
+        this.steps.push('started afresh');
+        this.state = 'running';
+      },
       probe: notHere,
       machine: notHere,
       admits: notHere,
@@ -154,20 +174,17 @@ class Source {
       inspect: async () => ({ state: this.state, pid: null }),
       arrange: async () => ({
         useFiles: async () => {},
-        prepare: async () => ({
-          restorerMs: 1,
-          commit: async () => {
-            this.steps.push('restored here');
-            this.state = 'running';
-          },
-          abort: async () => {},
-        }),
+        prepare: async () => {
+          if (this.failures-- > 0) throw new DeltahopError('DELTAHOP_E_RESTORE', 'a broken image');
+          return this.#restored();
+        },
         abandon: async () => {},
       }),
       decideFreeze: async (_workload, verdict) => this.#decide(verdict),
       recover: async () => {
         if (this.#decide('abort') === 'commit') this.state = 'stopped';
         this.barrier = null;
+        if (this.diesRecovering) throw new Error('the agent was killed');
         return { released: false };
       },
     };
@@ -236,8 +253,8 @@ test('the decision is on disk before the barrier hears it, and the service is de
     'destination is told while it is stopped here',
   ]);
   assert.equal([node.record.epoch, node.record.ownership, node.record.movedTo], [5, 'departed', 'edge-b:7701']);
-  const { healthy, kept } = await node.outgoing.verify(id, node.peer);
-  assert.equal([healthy, kept], [true, 'destination']);
+  const outcome = await node.outgoing.verify(id, node.peer, never);
+  assert.equal([outcome?.healthy, outcome?.kept], [true, 'destination']);
   assert.is(node.journalled, 'healthy');
 });
 
@@ -360,7 +377,7 @@ for (const [ifFails, kept, journalled, owner] of [
     await node.outgoing.decide(id, await node.freeze());
     await node.outgoing.complete(id, node.peer, () => {}, never);
     node.peer.health = async () => ({ healthy: false, detail: 'nobody listens' });
-    const outcome = await node.outgoing.verify(id, node.peer);
+    const outcome = await node.outgoing.verify(id, node.peer, never);
     assert.equal(outcome, { healthy: false, detail: 'nobody listens', kept });
     assert.equal([node.journalled, node.record.ownership], [journalled, owner]);
     // The copy there has ended before this one begins.
@@ -384,7 +401,7 @@ test('a service that becomes well after its time needs no operator', async () =>
     looks++;
     return { healthy: false, detail: 'its disk is full' };
   };
-  assert.is((await node.outgoing.verify(id, node.peer)).kept, 'both');
+  assert.is((await node.outgoing.verify(id, node.peer, never))?.kept, 'both');
   node.outgoing.leave(id);
   await node.outgoing.recoverNow();
   assert.is(node.journalled, 'committed');
@@ -404,8 +421,8 @@ test('a destination that can not be told to give it back keeps it', async () => 
   await node.outgoing.complete(id, node.peer, () => {}, never);
   node.peer.health = () => Promise.reject(new DeltahopError('DELTAHOP_E_LINK', 'silent'));
   node.peer.cede = () => Promise.reject(new DeltahopError('DELTAHOP_E_LINK', 'silent'));
-  const { healthy, kept } = await node.outgoing.verify(id, node.peer);
-  assert.equal([healthy, kept, node.journalled, node.state], [false, 'both', 'committed', 'stopped']);
+  const outcome = await node.outgoing.verify(id, node.peer, never);
+  assert.equal([outcome?.healthy, outcome?.kept, node.journalled, node.state], [false, 'both', 'committed', 'stopped']);
 });
 
 test('a crash after the destination has given it back: it goes on here', async () => {
@@ -439,7 +456,7 @@ test('a crash after the destination has acknowledged: what the freeze left here 
 test('a second migration waits until the first is settled', async () => {
   const node = await source();
   await node.outgoing.decide(id, await node.freeze());
-  const second = node.outgoing.begin('11111111-1111-4111-8111-111111111111', node.record, 'edge-c:7701');
+  const second = node.outgoing.begin('11111111-1111-4111-8111-111111111111', node.record, 'edge-c:7701', null);
   assert.ok(isDeltahopError(await failureOf(second), 'DELTAHOP_E_BUSY'));
 });
 
@@ -450,7 +467,7 @@ test('a destination that never comes back does not keep the service here for eve
   node.peer.cede = () => Promise.reject(new DeltahopError('DELTAHOP_E_LINK', 'gone'));
   await node.outgoing.resolve(id, 'source');
   assert.is(node.journal.source(id)?.untoldEpoch, 6);
-  await node.outgoing.begin('11111111-1111-4111-8111-111111111111', node.record, 'edge-c:7701');
+  await node.outgoing.begin('11111111-1111-4111-8111-111111111111', node.record, 'edge-c:7701', null);
   await node.outgoing.close();
 });
 
@@ -461,6 +478,93 @@ test('a damaged journal is not guessed at', async () => {
   assert.ok(record !== null);
   await node.journal.write({ ...record, state: 'perhaps' as 'frozen' });
   assert.ok(isDeltahopError(await failureOf(Journal.open(node.path)), 'DELTAHOP_E_CORRUPT'));
+});
+
+test('what has run on is on record before its verdict is cleared away', async () => {
+  const node = await source();
+  await upTo(node, 'journalled');
+  node.losePatience();
+  node.diesRecovering = true;
+  await node.restart();
+  await node.outgoing.recoverHere();
+  assert.is(node.barrier, null);
+  // And the node loses its power: nothing of it is left to be seen.
+  node.diesRecovering = false;
+  node.state = 'stopped';
+  await node.restart();
+  await node.outgoing.recoverHere();
+  assert.equal([node.journalled, node.outgoing.verdict(id).verdict], ['aborted', 'abort']);
+  assert.is(node.record.ownership, 'owned');
+});
+
+test('an operator who keeps the source after all, and then the destination: nobody is told to yield', async () => {
+  const node = await source();
+  await upTo(node, 'decided');
+  await node.restart();
+  node.failures = 99;
+  assert.ok(isDeltahopError(await failureOf(node.outgoing.resolve(id, 'source')), 'DELTAHOP_E_RESTORE'));
+  const { state, takenBack, untoldEpoch } = await node.outgoing.resolve(id, 'destination');
+  assert.equal([state, takenBack, untoldEpoch, node.state], ['healthy', false, null, 'stopped']);
+  assert.is(node.outgoing.verdict(id).verdict, 'commit');
+  assert.not(node.steps.some((step) => step.startsWith('destination cedes')));
+  await node.outgoing.close();
+});
+
+test('what the destination has given up can not be left to it', async () => {
+  const node = await source();
+  await node.outgoing.decide(id, await node.freeze());
+  node.refusals.push(new DeltahopError('DELTAHOP_E_NOT_RUNNING', 'its image is broken'));
+  node.failures = 1;
+  await failureOf(node.outgoing.complete(id, node.peer, () => {}, never));
+  assert.ok(isDeltahopError(await failureOf(node.outgoing.resolve(id, 'destination')), 'DELTAHOP_E_NOT_RUNNING'));
+  node.outgoing.leave(id);
+  await until(() => node.state === 'running');
+  await node.outgoing.close();
+});
+
+test('a service that can not be restored here is said so once, and its operator can have it started afresh', async () => {
+  const node = await source();
+  await upTo(node, 'decided');
+  await node.restart();
+  node.failures = 99;
+  await failureOf(node.outgoing.resolve(id, 'source'));
+  await node.outgoing.recoverNow();
+  await node.outgoing.recoverNow();
+  assert.equal([node.warnings.length, node.outgoing.trouble(id)], [1, 'a broken image']);
+  assert.equal([node.state, node.journalled], ['stopped', 'committed']);
+  await node.outgoing.resolve(id, 'source');
+  assert.equal([node.steps.at(-1), node.state, node.journalled], ['started afresh', 'running', 'aborted']);
+  await node.outgoing.close();
+});
+
+test('an end of the agent ends the look at a service, and says nothing against it', async () => {
+  const node = await source();
+  node.record = { ...owned, health: { probe: 'tcp:1', forMs: 60_000, limitMs: 60_000, ifFails: 'back' } };
+  await node.outgoing.decide(id, await node.freeze());
+  await node.outgoing.complete(id, node.peer, () => {}, never);
+  const looking = node.outgoing.verify(id, node.peer, never);
+  await node.outgoing.close();
+  assert.is(await looking, null);
+  assert.equal([node.journalled, node.record.ownership], ['committed', 'departed']);
+});
+
+test('the hook hears where the service is, after a crash too, and that it is back', async () => {
+  const node = await source();
+  node.onCommit = join(scratch, 'hook');
+  const said = join(scratch, 'hook-said');
+  const line = '$DELTAHOP_SERVICE $DELTAHOP_FROM $DELTAHOP_TO $DELTAHOP_TO_ADDRESS $DELTAHOP_EPOCH';
+  writeFileSync(node.onCommit, `#!/bin/sh\necho "${line}" >>${said}\n`, { mode: 0o755 });
+  node.record = { ...owned, health: { probe: 'tcp:1', forMs: 1, limitMs: 1, ifFails: 'back' } };
+  await node.outgoing.decide(id, await node.freeze());
+  await node.outgoing.complete(id, node.peer, () => {}, never);
+  node.peer.health = async () => ({ healthy: false, detail: 'nobody listens' });
+  await node.restart();
+  await node.outgoing.recoverHere();
+  node.outgoing.pursueAll();
+  await until(() => node.journalled === 'aborted');
+  const [to, back] = readFileSync(said, 'utf8').trim().split('\n');
+  assert.equal([to, back], ['web edge-a edge-b edge-b:7701 5', 'web edge-b edge-a edge-a:7701 6']);
+  await node.outgoing.close();
 });
 
 test.run();

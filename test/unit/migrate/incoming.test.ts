@@ -40,6 +40,7 @@ const policy = { probe: 'tcp:1', forMs: 1, limitMs: 1, ifFails: 'ask' } as const
 class Destination {
   readonly path = join(scratch, String(nodes++));
   readonly steps: string[] = [];
+  readonly warnings: string[] = [];
   /** What became of each restore that was arranged. */
   readonly arrangements: string[] = [];
   record: ServiceRecord | null = null;
@@ -52,6 +53,8 @@ class Destination {
   taken = new Set<string>();
   /** The local operation on the service. */
   operation: string | null = null;
+  sourceMaySend = true;
+  sourceIsGone = false;
   stagingFails = false;
   /** Its driver can arrange a restore while all is still to change. */
   arrangesEarly = false;
@@ -66,7 +69,7 @@ class Destination {
     this.operation = null;
     mkdirSync(join(this.path, 'memory'), { recursive: true });
     this.journal = await Journal.open(join(this.path, 'journal'));
-    this.incoming = new IncomingMigrations(this.#context(), () => {});
+    this.incoming = new IncomingMigrations(this.#context(), (message) => this.warnings.push(message));
   }
 
   get journalled(): string {
@@ -186,9 +189,11 @@ class Destination {
           return 'ticket';
         },
         revokeTicket: async () => {},
+        isOpen: () => this.sourceMaySend,
       } as unknown as TransferServer,
       driver: () => driver as WorkloadDriver,
       workload: (record: ServiceRecord) => ({ ...record, path: '/', basePath: '/', appPath: '/' }),
+      cameBack: async () => {},
       begin: (_service: string, operation: string) => {
         if (this.operation !== null) throw new DeltahopError('DELTAHOP_E_BUSY', this.operation);
         this.operation = operation;
@@ -202,6 +207,7 @@ class Destination {
           return this.verdict;
         },
         cede: async (_migration: string, epoch: number) => {
+          if (this.verdict === null && this.sourceIsGone) throw new DeltahopError('DELTAHOP_E_LINK', 'gone');
           this.steps.push(`source cedes to ${epoch}`);
         },
         close: () => {},
@@ -570,6 +576,70 @@ test('a service is as well as its probe says; one without a probe is while it ru
     await node.incoming.commit(id);
     assert.equal(await node.incoming.health(id), { healthy: offered === offer, detail });
   }
+});
+
+test('an operator who keeps the destination and then the source after all: the copy here ends first', async () => {
+  const node = await destination('prepared');
+  node.sourceIsGone = true;
+  await node.incoming.resolve(id, 'destination');
+  assert.equal([node.state, node.journal.destination(id)?.untoldEpoch], ['running', 6]);
+  const record = await node.incoming.resolve(id, 'source');
+  assert.equal([node.state, record.state, record.untoldEpoch], ['stopped', 'aborted', null]);
+  assert.is(node.record?.ownership, 'departed');
+  assert.is(await refusalOf(node.incoming.commit(id)), 'DELTAHOP_E_NOT_RUNNING');
+  await node.incoming.dispose();
+});
+
+test('a restore that fails while there is no source to take the service back is tried again', async () => {
+  for (const who of ['operator', 'agent'] as const) {
+    const node = await destination('prepared');
+    await node.restart();
+    await node.incoming.recoverHere();
+    node.failures = 1;
+    if (who === 'operator') {
+      assert.is(await refusalOf(node.incoming.resolve(id, 'destination')), 'DELTAHOP_E_NOT_RUNNING');
+    } else {
+      node.verdict = { verdict: 'commit', nodeName: 'edge-a' };
+      node.incoming.pursueAll();
+    }
+    await until(() => node.journalled === 'running');
+    assert.equal([node.state, node.record?.ownership], ['running', 'owned']);
+    assert.is(node.warnings.length, who === 'agent' ? 1 : 0, 'an operator hears it from the command');
+    await node.incoming.dispose();
+  }
+});
+
+test('what arrives of a source that is gone does not keep others off for ever', async () => {
+  const node = await destination('staging');
+  await node.incoming.recoverNow();
+  assert.equal([node.journalled, node.incoming.isLive(id)], ['staging', true]);
+  node.sourceMaySend = false;
+  assert.is(node.incoming.isLive(id), false);
+  await node.incoming.recoverNow();
+  assert.equal([node.journalled, node.operation, node.taken.size], ['aborted', null, 0]);
+  await node.incoming.dispose();
+});
+
+test('a service whose first try has come to nothing is not one that returns', async () => {
+  const node = await destination('staging');
+  await node.incoming.abort(id);
+  const again = { ...offer, migration: '11111111-1111-4111-8111-111111111111' };
+  assert.is((await node.incoming.offer(again)).returning, false);
+  await node.incoming.dispose();
+});
+
+test('the newest arrival of a service is not forgotten, however many others come after it', async () => {
+  const node = await destination('prepared');
+  await node.incoming.commit(id);
+  const record = node.journal.destination(id);
+  assert.ok(record !== null);
+  for (let count = 0; count < 120; count++) {
+    const migration = `22222222-2222-4222-8222-${String(count).padStart(12, '0')}`;
+    await node.journal.write({ ...record, migration, service: 'other', startedAtMs: record.startedAtMs + 1 + count });
+  }
+  assert.is(node.journal.list().length, 101);
+  assert.is((await node.incoming.health(id)).healthy, true);
+  await node.incoming.dispose();
 });
 
 test.run();
