@@ -60,12 +60,8 @@ export class HandOffs {
         `the migration of ${service} is still under way; \`deltahop cancel\` ends it`,
       );
     }
-    if (record.side === 'destination') {
-      const work = () => this.#incoming.resolve(record.migration, keep);
-      // What arrives has its service's lock already; one that runs is a service like any other.
-      if (record.state !== 'running') return this.#view(await work());
-      return this.#view(await this.#services.exclusively(service, 'its resolution', work));
-    }
+    // What arrives has its service's lock already.
+    if (record.side === 'destination') return this.#view(await this.#incoming.resolve(record.migration, keep));
     await this.#outgoing.detach(record.migration);
     // The job that has just left ends its operation on the service with its next step.
     await new Promise((resolve) => setImmediate(resolve));

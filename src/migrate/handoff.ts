@@ -470,8 +470,10 @@ export class Outgoing {
         await this.#recoverOne(record);
       }
     } else {
-      if (record.takenBack && record.untoldEpoch === null) {
-        throw new DeltahopError('DELTAHOP_E_NOT_RUNNING', `${record.peer} has given ${service} up: it is only here`);
+      if (record.takenBack && record.untoldEpoch === null) throw givenUp(record);
+      if (record.state === 'aborted') {
+        const why = `by its operator's word, which ${record.peer} may have heard: \`deltahop migrate\` takes it there`;
+        throw new DeltahopError('DELTAHOP_E_UNSUPPORTED', `${service} runs here ${why}`);
       }
       // Whatever was decided before: the other side must not be told to yield any more.
       await this.#change(migration, { state: 'committed', takenBack: false, untoldEpoch: null });
@@ -481,9 +483,26 @@ export class Outgoing {
       if (owner.ownership === 'owned') {
         await this.#context.ownership.compareAndSet(owner.name, owner.epoch, departed(owner, record));
       }
+      if (!(await this.#isLeft(record))) {
+        await this.takeBack(migration);
+        throw givenUp(record);
+      }
       await this.announce(migration, this.#onWarning);
       await this.#change(migration, { state: 'healthy', acknowledged: true });
     }
+  }
+
+  /** Whether the destination has what its operator leaves to it. If it does not answer it has: that is what the word is for. */
+  async #isLeft({ migration, peer }: SourceRecord): Promise<boolean> {
+    const destination = this.#context.connectPeer(peer);
+    try {
+      await destination.commit(migration);
+    } catch (error) {
+      return !isDeltahopError(error, 'DELTAHOP_E_NOT_RUNNING');
+    } finally {
+      destination.close();
+    }
+    return true;
   }
 
   /** An operator chose the destination, which owns the service at this epoch: what is here must not run. */
@@ -673,6 +692,10 @@ export class Outgoing {
     if (owner === null) throw new DeltahopError('DELTAHOP_E_NOT_FOUND', `there is no service ${service} here`);
     return { driver: this.#context.driver(owner.driver), workload: this.#context.workload(owner), owner };
   }
+}
+
+function givenUp({ service, peer }: SourceRecord): DeltahopError {
+  return new DeltahopError('DELTAHOP_E_NOT_RUNNING', `${peer} has given ${service} up: it goes on here`);
 }
 
 /** Restores a service from its saved files and lets it run. */

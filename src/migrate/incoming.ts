@@ -372,14 +372,20 @@ export class IncomingMigrations implements DestinationControl {
   /**
    * The operator says that the source is gone for good (`destination`), or that it keeps the service (`source`).
    * @returns The record afterwards.
+   * @throws DeltahopError DELTAHOP_E_NOT_RUNNING if it can not be run: the agent tries again, unless nothing of it is here.
+   * @throws DeltahopError DELTAHOP_E_UNSUPPORTED for `source` if it runs here.
    */
   async resolve(migration: string, keep: 'source' | 'destination'): Promise<DestinationRecord> {
     const incoming = this.#get(migration);
     const resolved = this.#inTurn(incoming, async () => {
       const record = this.#record(migration);
       if (keep === 'source') {
-        // One that runs ends before its source can hear that it does not, and go on with it.
-        if (record.state === 'committed' || record.state === 'running') await this.#end(incoming);
+        if (record.state === 'running') {
+          const why = 'by its operator’s word, which its source may have heard: `deltahop migrate` takes it there';
+          throw new DeltahopError('DELTAHOP_E_UNSUPPORTED', `${record.service} runs here ${why}`);
+        }
+        // Nothing of it may live when its source hears that it does not run here, and goes on with it.
+        if (record.state === 'committed') await this.#end(incoming);
         await this.#discard(incoming);
         return;
       }

@@ -13,7 +13,9 @@
  * message is lost, a barrier loses patience or is killed, a restore fails. With GONE one node is destroyed for good as
  * well, and an operator resolves on the other, who must be right about it: that is what HANDOFF.md asks of operators.
  * With RESOLVE the operator may be wrong: the other node lives, runs its copy or is about to, and has to yield to the
- * later epoch when it hears of it. Two copies may run until then (no protocol of two nodes can know), but not for ever.
+ * later epoch when it hears of it; and there may be a second word that contradicts the first. Two copies may run until then (no protocol of two nodes can know), but not for ever.
+ *
+ * With BOOT the source may lose its power: what ran there is gone, and is started by its operator only.
  *
  * Each BROKEN_* is a mistake that the checker has to find, or the model is worth nothing:
  *   BROKEN_PROMOTE   a destination that has waited long enough runs the service
@@ -22,6 +24,10 @@
  *   BROKEN_UNFENCED  the barrier does not shut the freezer, so that the death of CRIU lets the source's copy run on
  *   BROKEN_REFUSAL   a destination refuses without writing it down
  *   BROKEN_RERUN     a restarted destination restores again what it had let go
+ *   BROKEN_FORGET    a source clears its barrier's verdict away before its journal says what that was (with BOOT)
+ *   BROKEN_DISCARD   a destination whose restore has failed gives up though nobody has asked for it
+ *   BROKEN_TURN      a destination that runs takes its operator's word back, of which its source may have heard
+ *   BROKEN_GRUDGE    a source whose operator chooses the destination after all still has it yield
  *   BROKEN_SILENT    the source tells once, and the destination never asks
  *   BROKEN_EPOCH     an operator's decision takes the epoch that the other side has as well
  *   BROKEN_UNTOLD    an agent that is restarted has forgotten that its operator's decision is to be told
@@ -34,9 +40,9 @@ mtype = { RUNS, FROZEN, DEAD };                                    /* the source
 mtype = { NONE, COMMIT, ABORT };                                   /* verdicts, and what is told */
 mtype = { J_FROZEN, J_COMMITTED, J_TAKEN_BACK, J_HEALTHY, J_ABORTED, J_STAGING, J_PREPARED, J_RUNNING };
 mtype = { PREPARE, PREPARED, ACK, REFUSED, OPEN };
-mtype = { DOWN, LOST, START, AWAIT, GIVE_UP, DECIDE, VERDICT, VOID, FENCE, TELL, TOLD, HEARD, TAKE, TOOK, RETOOK, DONE };
+mtype = { DOWN, LOST, START, AWAIT, GIVE_UP, DECIDE, VERDICT, VOID, FENCE, TELL, TOLD, HEARD, TAKE, TOOK, RETOOK, CLEAR, DONE };
 mtype = { HELD, REPLY, RELEASE, RELEASED, REFUSE };
-mtype = { RESOLVED, CEDING, YIELD, YIELDED };                        /* RESOLVE, either side */
+mtype = { RESOLVED, CEDING, YIELD, YIELDED, LEAVE };                      /* RESOLVE, either side */
 
 mtype sourceCopy = FROZEN;
 mtype sourceVerdict = NONE;
@@ -53,7 +59,12 @@ mtype heard = NONE;          /* what the source answered; the destination's agen
 byte sourceEpoch = E, destinationEpoch = 0;
 bool sourceOwns = true, destinationOwns = false;
 byte sourceUntold = 0, destinationUntold = 0; /* the epoch of an operator's decision that the other side has not heard of */
-bool resolved = false;
+byte words = 0;                   /* of operators */
+#define resolved (words > 0)
+#define mayResolve (words == 0)
+#define mayContradict (words == 1)
+bool asked = false;               /* the source waits for what the destination says to its commit */
+bool gaveUpUnasked = false;
 
 bool hasRunAtSource = false;      /* since the freeze */
 bool hasRunAtDestination = false;
@@ -77,7 +88,7 @@ chan cededSource = [1] of { bool };
 #define fault (faults < MAX_FAULTS)
 
 /* The node that was destroyed was the owner, and the other has no complete copy or had been told to discard it. */
-#define lostForGood ((sourceStep == LOST && (destinationJournal == J_STAGING || destinationJournal == J_ABORTED)) \
+#define lostForGood ((sourceStep == LOST && (destinationJournal == J_STAGING || (destinationJournal == J_ABORTED && !gaveUpUnasked))) \
   || (destinationStep == LOST && sourceJournal == J_HEALTHY))
 
 ltl oneCopy { [] !(sourceRuns && destinationRuns) }
@@ -113,7 +124,13 @@ end:
        if :: sourceVerdict == NONE -> sourceVerdict = ABORT :: else fi;
        assert(sourceVerdict == ABORT);
        sourceStep = VOID }
-  :: atomic { sourceStep == VOID -> sourceJournal = J_ABORTED; sourceStep = DONE }
+#ifdef BROKEN_FORGET
+  :: atomic { sourceStep == VOID && sourceCopy != FROZEN -> sourceVerdict = NONE; sourceStep = CLEAR }
+  :: atomic { sourceStep == CLEAR -> sourceJournal = J_ABORTED; sourceStep = DONE }
+#else
+  :: atomic { sourceStep == VOID -> sourceJournal = J_ABORTED; sourceStep = CLEAR }
+  :: atomic { sourceStep == CLEAR && sourceCopy != FROZEN -> sourceVerdict = NONE; sourceStep = DONE }
+#endif
 
   :: atomic { sourceStep == DECIDE -> sourceJournal = J_COMMITTED; sourceStep = VERDICT }
   :: atomic { sourceStep == VERDICT ->
@@ -142,8 +159,8 @@ end:
   :: atomic { sourceStep == HEARD && sourceUntold != 0 -> sourceStep = CEDING }
   :: atomic { sourceStep == CEDING && sourceUntold == 0 -> sourceStep = TAKE }
 
-  :: atomic { sourceStep == TELL && !resolved ->
-       resolved = true;
+  :: atomic { sourceStep == TELL && mayResolve ->
+       words++;
 #ifdef BROKEN_EPOCH
        sourceUntold = E + 1;
 #else
@@ -151,6 +168,17 @@ end:
 #endif
        sourceStep = RESOLVED }
   :: atomic { sourceStep == RESOLVED -> sourceStep = TAKE }
+  /* It could not be restored here so far, and its operator chooses the destination after all: that is asked, and runs it. */
+  :: atomic { sourceStep == TOOK && sourceCopy == DEAD && sourceUntold != 0 && mayContradict ->
+       words++;
+#ifndef BROKEN_GRUDGE
+       sourceUntold = 0;
+#endif
+       sourceJournal = J_COMMITTED; sourceStep = LEAVE }
+  :: atomic { sourceStep == LEAVE && destinationUp && destinationJournal == J_ABORTED -> sourceStep = TAKE }
+  :: atomic { sourceStep == LEAVE && destinationStep == AWAIT -> destinationJournal = J_COMMITTED; destinationStep = RELEASE }
+  :: atomic { sourceStep == LEAVE && destinationUp && destinationJournal == J_RUNNING ->
+       sourceOwns = false; sourceJournal = J_HEALTHY; sourceStep = DONE }
   :: atomic { (sourceStep == CEDING || sourceStep == DONE) && sourceUntold != 0 && empty(cededDestination) && nfull(cedeDestination) ->
        cedeDestination ! sourceUntold }
   :: atomic { (sourceStep == CEDING || sourceStep == DONE) && nempty(cededDestination) -> cededDestination ? _; sourceUntold = 0 }
@@ -230,7 +258,8 @@ end:
   :: atomic { destinationStep == HELD -> destinationJournal = J_PREPARED; destinationStep = REPLY }
   :: atomic { destinationStep == REPLY -> if :: nfull(report) -> report ! PREPARED :: full(report) fi; destinationStep = AWAIT }
 
-  :: atomic { destinationStep == AWAIT && order ? [COMMIT] -> order ? COMMIT; destinationStep = DECIDE }
+  :: atomic { destinationStep == AWAIT && order ? [COMMIT] -> order ? COMMIT; asked = true; destinationStep = DECIDE }
+  :: atomic { destinationStep == RELEASE && !asked && order ? [COMMIT] -> order ? COMMIT; asked = true }
   :: atomic { destinationStep == AWAIT && order ? [PREPARE] -> order ? PREPARE }
   :: atomic { destinationStep == AWAIT && heard == COMMIT -> destinationStep = DECIDE }
   :: atomic { destinationStep == AWAIT && heard == ABORT -> destinationJournal = J_ABORTED; destinationStep = VOID }
@@ -245,10 +274,20 @@ end:
        assert(!hasRunAtSource || sourceStep == LOST || resolved);
        destinationEpoch = (destinationUntold == 0 -> E + 1 : destinationUntold); destinationOwns = true;
        destinationRuns = true; hasRunAtDestination = true; destinationHeld = false; destinationStep = RELEASED }
-  :: atomic { destinationStep == RELEASE && !destinationRuns && fault -> faults++; destinationStep = REFUSE }
+  /* It can not be run: an answer to a source that asks, which can go on with it; else it is tried again. */
+  :: atomic { destinationStep == RELEASE && !destinationRuns && fault -> faults++;
+       if
+       :: asked -> destinationStep = REFUSE
+       :: !asked ->
+#ifdef BROKEN_DISCARD
+            gaveUpUnasked = true; destinationStep = REFUSE
+#else
+            skip
+#endif
+       fi }
 #ifdef RESOLVE
-  :: atomic { destinationStep == AWAIT && !resolved ->
-       resolved = true;
+  :: atomic { destinationStep == AWAIT && mayResolve ->
+       words++;
 #ifdef BROKEN_EPOCH
        destinationUntold = E + 1;
 #else
@@ -258,6 +297,14 @@ end:
   :: atomic { destinationStep == DONE && destinationUntold != 0 && empty(cededSource) && nfull(cedeSource) ->
        cedeSource ! destinationUntold }
   :: atomic { destinationStep == DONE && nempty(cededSource) -> cededSource ? _; destinationUntold = 0 }
+
+  /* It could not be run so far, and its operator chooses the source after all. Once it runs, the source may have yielded. */
+  :: atomic { destinationStep == RELEASE && destinationUntold != 0 && !destinationRuns && mayContradict ->
+       words++; destinationOwns = false; destinationStep = YIELDED }
+#ifdef BROKEN_TURN
+  :: atomic { destinationStep == DONE && destinationUntold != 0 && destinationJournal == J_RUNNING && mayContradict ->
+       words++; destinationRuns = false; destinationOwns = false; destinationStep = YIELDED }
+#endif
 
   /* The source's operator has decided. */
   :: atomic { (destinationStep == AWAIT || destinationStep == DONE) && nempty(cedeDestination) ->
@@ -271,14 +318,14 @@ end:
   :: atomic { destinationStep == YIELDED -> destinationJournal = J_ABORTED; destinationUntold = 0; destinationStep = DONE;
        if :: nfull(cededDestination) -> cededDestination ! true :: full(cededDestination) fi }
 #endif
-  :: atomic { destinationStep == RELEASED -> destinationJournal = J_RUNNING; destinationStep = DONE;
+  :: atomic { destinationStep == RELEASED -> destinationJournal = J_RUNNING; asked = false; destinationStep = DONE;
        if :: nfull(report) -> report ! ACK :: full(report) fi }
 #ifdef BROKEN_REFUSAL
   :: atomic { destinationStep == REFUSE -> destinationHeld = false; destinationStep = AWAIT;
        destinationJournal = J_PREPARED;
 #else
   :: atomic { destinationStep == REFUSE -> destinationJournal = J_ABORTED; destinationHeld = false; destinationUntold = 0;
-       destinationStep = DONE;
+       asked = false; destinationStep = DONE;
 #endif
        if :: nfull(report) -> report ! REFUSED :: full(report) fi }
 
@@ -290,7 +337,7 @@ end:
 
   /* A restart: what was held is ended, its files stay; what was let go runs on. */
   :: atomic { destinationStep == DOWN ->
-       destinationHeld = false; heard = NONE;
+       destinationHeld = false; heard = NONE; asked = false;
        if
        :: destinationJournal == J_STAGING -> destinationJournal = J_ABORTED; destinationStep = DONE
        :: destinationJournal == J_PREPARED -> destinationStep = AWAIT
@@ -342,6 +389,9 @@ end:
        sourceUntold = 0
 #endif
      }
+#ifdef BOOT
+  :: atomic { fault && sourceUp -> faults++; sourceStep = DOWN; sourceCopy = DEAD }
+#endif
   :: atomic { fault && destinationUp -> faults++; destinationStep = DOWN; heard = NONE;
 #ifdef BROKEN_UNTOLD
        destinationUntold = 0

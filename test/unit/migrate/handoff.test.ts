@@ -510,6 +510,27 @@ test('an operator who keeps the source after all, and then the destination: nobo
   await node.outgoing.close();
 });
 
+test('what runs here by an operator’s word is not left to a destination that may have heard of it', async () => {
+  const node = await source();
+  await upTo(node, 'decided');
+  await node.restart();
+  node.peer.cede = () => Promise.reject(new DeltahopError('DELTAHOP_E_LINK', 'gone'));
+  await node.outgoing.resolve(id, 'source');
+  assert.ok(isDeltahopError(await failureOf(node.outgoing.resolve(id, 'destination')), 'DELTAHOP_E_UNSUPPORTED'));
+  assert.equal([node.state, node.record.ownership], ['running', 'owned']);
+  await node.outgoing.close();
+});
+
+test('what an operator leaves to a destination that turns out not to have it goes on here', async () => {
+  const node = await source();
+  await upTo(node, 'decided');
+  await node.restart();
+  node.refusals.push(new DeltahopError('DELTAHOP_E_NOT_RUNNING', 'its image is broken'));
+  assert.ok(isDeltahopError(await failureOf(node.outgoing.resolve(id, 'destination')), 'DELTAHOP_E_NOT_RUNNING'));
+  assert.equal([node.state, node.record.ownership, node.journalled], ['running', 'owned', 'aborted']);
+  await node.outgoing.close();
+});
+
 test('what the destination has given up can not be left to it', async () => {
   const node = await source();
   await node.outgoing.decide(id, await node.freeze());

@@ -578,16 +578,24 @@ test('a service is as well as its probe says; one without a probe is while it ru
   }
 });
 
-test('an operator who keeps the destination and then the source after all: the copy here ends first', async () => {
+test('an operator who keeps the destination can keep the source after all, until it runs', async () => {
   const node = await destination('prepared');
-  node.sourceIsGone = true;
-  await node.incoming.resolve(id, 'destination');
-  assert.equal([node.state, node.journal.destination(id)?.untoldEpoch], ['running', 6]);
+  await node.restart();
+  await node.incoming.recoverHere();
+  node.failures = 99;
+  assert.is(await refusalOf(node.incoming.resolve(id, 'destination')), 'DELTAHOP_E_NOT_RUNNING');
   const record = await node.incoming.resolve(id, 'source');
   assert.equal([node.state, record.state, record.untoldEpoch], ['stopped', 'aborted', null]);
   assert.is(node.record?.ownership, 'departed');
   assert.is(await refusalOf(node.incoming.commit(id)), 'DELTAHOP_E_NOT_RUNNING');
   await node.incoming.dispose();
+
+  const running = await destination('prepared');
+  running.sourceIsGone = true;
+  await running.incoming.resolve(id, 'destination');
+  assert.is(await refusalOf(running.incoming.resolve(id, 'source')), 'DELTAHOP_E_UNSUPPORTED');
+  assert.equal([running.state, running.journalled], ['running', 'running']);
+  await running.incoming.dispose();
 });
 
 test('a restore that fails while there is no source to take the service back is tried again', async () => {

@@ -68,6 +68,24 @@ for (const property of ['yields', 'someCopy']) {
   });
 }
 
+check('oneCopy holds with a source that may lose its power', () => {
+  const { errors, states, said } = search('oneCopy', ['MAX_FAULTS=3', 'BOOT']);
+  assert.is(errors, 0, said);
+  assert.ok(states > 5_000, `only ${states} states were looked at`);
+});
+
+for (const [property, mistake, ...defines] of [
+  ['oneCopy', 'FORGET', 'MAX_FAULTS=3', 'BOOT'],
+  ['someCopy', 'DISCARD', 'MAX_FAULTS=3', 'GONE'],
+  ['someCopy', 'TURN', 'MAX_FAULTS=2', 'RESOLVE'],
+  ['someCopy', 'GRUDGE', 'MAX_FAULTS=2', 'RESOLVE'],
+] as const) {
+  check(`BROKEN_${mistake} is found`, () => {
+    const { errors, said } = search(property, [...defines, `BROKEN_${mistake}`]);
+    assert.is(errors, 1, said);
+  });
+}
+
 for (const mistake of ['EPOCH', 'UNTOLD']) {
   check(`BROKEN_${mistake} is found`, () => {
     const { errors, said } = search('yields', ['MAX_FAULTS=2', 'RESOLVE', `BROKEN_${mistake}`]);
