@@ -10,7 +10,7 @@ import { fail, failureCode, follow, isJson, jobFailure, print, stateOf, withAgen
 import { dryRunText } from './forecast-text.js';
 import { addHandOffCommands } from './hand-off-commands.js';
 import { addJobCommands } from './job-commands.js';
-import { readAddress, readSeconds } from './option-values.js';
+import { readAddress, readSeconds, toMs } from './option-values.js';
 import { bytesText, printable, table } from './render.js';
 import { addServeCommand } from './serve-command.js';
 import { addServiceCommands } from './service-commands.js';
@@ -242,7 +242,7 @@ Examples:
           return;
         }
         const onCommit = options.onCommit === undefined ? null : resolve(options.onCommit);
-        const maxDowntimeMs = options.maxDowntime * 1000;
+        const maxDowntimeMs = toMs(options.maxDowntime);
         const events = client.migrate(name, { to, onCommit, maxDowntimeMs, autoConverge });
         const last = await follow(command, around, client, events, `cancelling the migration of ${name}`);
         const failure = last === null ? null : jobFailure(command, around, last);

@@ -22,3 +22,8 @@ export function readSeconds(text: string): number {
   if (Number.isFinite(seconds)) return seconds;
   throw new InvalidArgumentError('Write a number of seconds, like 30 or 0.5.');
 }
+
+/** The same in whole milliseconds, as the agent wants them: 2.01 · 1000 is none. */
+export function toMs(seconds: number): number {
+  return Math.round(seconds * 1000);
+}

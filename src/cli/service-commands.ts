@@ -5,7 +5,7 @@ import type { ServiceView } from '../agent/messages.js';
 import { DeltahopError } from '../errors.js';
 import type { HealthPolicy } from '../migrate/ownership.js';
 import { failureCode, follow, jobFailure, print, withAgent } from './agent-session.js';
-import { readSeconds } from './option-values.js';
+import { readSeconds, toMs } from './option-values.js';
 import { printable, table } from './render.js';
 import type { Surroundings } from './surroundings.js';
 
@@ -192,7 +192,7 @@ function withNote(text: string, { note }: ServiceView): string {
 
 function healthOf({ health, healthFor, healthLimit, healthFails }: HealthFlags): HealthPolicy | null {
   if (health === undefined) return null;
-  return { probe: health, forMs: healthFor * 1000, limitMs: healthLimit * 1000, ifFails: healthFails };
+  return { probe: health, forMs: toMs(healthFor), limitMs: toMs(healthLimit), ifFails: healthFails };
 }
 
 function collectSetting(text: string, before: Record<string, string>): Record<string, string> {

@@ -119,6 +119,16 @@ test('a migration that fails ends with its summary, exit code 1 and the reason',
   await succeed('service', 'rm', 'web');
 });
 
+test('seconds may have thousandths, though a thousand times such a number is often not whole', async () => {
+  const health = ['--health', 'exec:true', '--health-for', '2.01', '--health-limit', '16.1'];
+  await succeed('service', 'add', 'web', '--driver', 'lxc', '--base', 'b', '--app', 'a', ...health, '--', '/bin/true');
+  const view = JSON.parse(await succeed('service', 'inspect', 'web', '--json'));
+  assert.equal([view.health.forMs, view.health.limitMs], [2010, 16_100]);
+  const { err } = await deltahop(['migrate', 'web', '127.0.0.1:1', '--max-downtime', '1.005']);
+  assert.match(err, /DELTAHOP_E_NOT_RUNNING/);
+  await succeed('service', 'rm', 'web');
+});
+
 test('Ctrl-C ends the work, is told apart from a failure, and leaves nothing', async () => {
   const big = join(scratch, 'big');
   mkdirSync(big);
