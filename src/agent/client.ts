@@ -434,8 +434,9 @@ export class PeerConnection implements PeerLink {
   }
 
   async health(migration: string): Promise<HealthReply> {
+    // Longer than its probe may take there: no answer within that is a word of the service's, not of the link's.
     return await this.#ask(
-      { method: 'GET', path: ['migrations', migration, 'health'], limitMs: 5_000 },
+      { method: 'GET', path: ['migrations', migration, 'health'], limitMs: 10_000 },
       healthReplySchema,
     );
   }

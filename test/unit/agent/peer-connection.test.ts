@@ -14,6 +14,8 @@ const migration = '00000000-0000-4000-8000-000000000000';
 
 /** Longer than a peer may be silent, shorter than a request may take. */
 const longWorkMs = 9_500;
+/** Longer than a probe may take. */
+const slowProbeMs = 5_500;
 
 async function outcomeOf(work: Promise<unknown>): Promise<unknown> {
   return await work.then(
@@ -22,12 +24,14 @@ async function outcomeOf(work: Promise<unknown>): Promise<unknown> {
   );
 }
 
-test('a peer that works for long is waited for, one that says nothing is not', async () => {
+test('a peer that works for long, or probes, is waited for, one that says nothing is not', async () => {
   const router = new Router(() => {});
   router.on('POST', '/v1/migrations/:id/prepare', null, async () => {
     await sleep(longWorkMs);
     return { tookMs: longWorkMs, restorerMs: 0 };
   });
+  const unwell = { healthy: false, detail: 'tcp:80: no answer in 5000 ms' };
+  router.on('GET', '/v1/migrations/:id/health', null, () => sleep(slowProbeMs, unwell));
   const busy = await listenToPeers({ host: '127.0.0.1', port: 0 }, router, (socket) => socket.destroy());
   const silentSockets: Socket[] = [];
   const silent = createServer((socket) => silentSockets.push(socket)).listen(0, '127.0.0.1');
@@ -35,7 +39,9 @@ test('a peer that works for long is waited for, one that says nothing is not', a
   const addresses = [busy.address as Address, { host: '127.0.0.1', port: (silent.address() as AddressInfo).port }];
   const peers = addresses.map((address) => new PeerConnection(`peer ${address.port}`, Promise.resolve(address)));
   try {
+    const probed = peers[0]?.health(migration);
     const [worked, unheard] = await Promise.all(peers.map((peer) => outcomeOf(peer.prepare(migration))));
+    assert.equal(await probed, unwell);
     assert.is(worked, 'done');
     assert.ok(isDeltahopError(unheard, 'DELTAHOP_E_LINK'));
     assert.match(unheard.message, /said nothing/);
