@@ -177,7 +177,7 @@ export class Agent {
       else log.info('peers on this machine only: connections are not encrypted yet; --insecure opens it to others');
       return new Agent(address, socketPath, closers);
     } catch (error) {
-      await closeAll(closers);
+      await closeAll(closers).catch((failure: unknown) => log.error({ err: failure }, 'not all of it could be ended'));
       throw error;
     }
   }
@@ -197,9 +197,17 @@ async function stateDirectory(path: string): Promise<string> {
   }
 }
 
-/** The last one begun is the first one ended. */
+/** The last one begun is the first one ended. One that fails keeps none of the others open; the first failure is thrown. */
 async function closeAll(closers: (() => Promise<void>)[]): Promise<void> {
-  for (const close of closers.splice(0).reverse()) await close();
+  const failures: unknown[] = [];
+  for (const close of closers.splice(0).reverse()) {
+    try {
+      await close();
+    } catch (error) {
+      failures.push(error);
+    }
+  }
+  if (failures.length > 0) throw failures[0];
 }
 
 /** What an agent that was killed left half done is undone by its driver. One service's failure does not stop the others. */
