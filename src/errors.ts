@@ -89,6 +89,10 @@ export const errorCatalogue = {
     remedy:
       'run the same command again: what arrived is kept and not sent twice; of a migration that was decided already, the agent goes on by itself (`deltahop recover`)',
   },
+  DELTAHOP_E_ENDED: {
+    cause: 'the job has ended already',
+    remedy: '`deltahop watch ID` shows its result; `deltahop jobs` lists what is under way',
+  },
   DELTAHOP_E_NATIVE_UNAVAILABLE: {
     cause: 'the native engine could not be loaded',
     remedy: 'run `npm run build`, or install the platform package; the message lists what was tried',

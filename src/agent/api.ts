@@ -48,7 +48,7 @@ export function addLocalRoutes(router: Router, context: ApiContext): void {
   router.on('GET', '/v1/node', null, async () => context.node());
   router.on('GET', '/v1/jobs', null, async () => ({ jobs: jobs.list() }));
   router.on('DELETE', '/v1/jobs/:id', null, async ({ param }) => {
-    jobs.get(param('id')).cancel();
+    jobs.cancel(param('id'));
     return undefined;
   });
   router.on('GET', '/v1/jobs/:id', null, async ({ param }) => jobs.get(param('id')));

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DeltahopError, type ErrorCode, isDeltahopError } from '../errors.js';
 import { fileError, readJson, removeUnfinishedWrites, writeJsonDurably } from '../layers/durable-file.js';
-import { errorBody, errorBodySchema, type JobView, jobViewSchema } from './messages.js';
+import { type ErrorBody, errorBody, errorBodySchema, type JobView, jobViewSchema } from './messages.js';
 
 /** What a job says; `type` tells which. The last one is its result, or `error`. */
 export interface JobEvent {
@@ -118,10 +118,14 @@ export class Job {
 function stateOf(result: JobEvent | null): JobView['state'] {
   if (result === null) return 'running';
   const { error } = result as { error?: unknown };
-  const failure = errorBodySchema.safeParse(result.type === 'error' ? result : error);
   if (result.type !== 'error' && error === undefined) return 'done';
   const cancelled: ErrorCode = 'DELTAHOP_E_CANCELLED';
-  return failure.data?.code === cancelled ? 'cancelled' : 'failed';
+  return failureOf(result)?.code === cancelled ? 'cancelled' : 'failed';
+}
+
+function failureOf(result: JobEvent | null): ErrorBody | null {
+  const failure = result?.type === 'error' ? result : (result as { error?: unknown } | null)?.error;
+  return errorBodySchema.safeParse(failure).data ?? null;
 }
 
 /** What is left of a job whose agent was killed: nobody else may begin it anew, since its user may not want it any more. */
@@ -201,11 +205,30 @@ export class Jobs {
    * @throws DeltahopError DELTAHOP_E_NOT_FOUND, DELTAHOP_E_INVALID_ARGUMENT if several begin so.
    */
   get(id: string): Job {
+    const view = this.#find(id);
+    return this.#jobs.get(view.id) ?? new Job(view.title, async () => view.result ?? { type: 'error' }, view.id);
+  }
+
+  /**
+   * Asks a job to stop, by its id or the beginning of it.
+   * @throws DeltahopError as {@link get}, and DELTAHOP_E_ENDED, which says how it ended.
+   */
+  cancel(id: string): void {
+    const { id: whole, title, state, result } = this.#find(id);
+    const job = this.#jobs.get(whole);
+    if (state !== 'running' || job === undefined) {
+      const why = state === 'failed' ? `failed: ${failureOf(result)?.message ?? 'unknown'}` : state;
+      throw new DeltahopError('DELTAHOP_E_ENDED', `the ${title} has ended already (${why})`);
+    }
+    job.cancel();
+  }
+
+  #find(id: string): JobView {
     const found = this.list().filter((view) => view.id.startsWith(id));
     if (found.length > 1) throw new DeltahopError('DELTAHOP_E_INVALID_ARGUMENT', `several jobs begin with ${id}`);
     const [view] = found;
     if (view === undefined || id === '') throw new DeltahopError('DELTAHOP_E_NOT_FOUND', `there is no job ${id}`);
-    return this.#jobs.get(view.id) ?? new Job(view.title, async () => view.result ?? { type: 'error' }, view.id);
+    return view;
   }
 
   /**

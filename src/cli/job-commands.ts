@@ -45,7 +45,7 @@ export function addJobCommands(program: Command, around: Surroundings, done: (co
     .command('cancel')
     .description('Ask a job to stop. A migration that is not decided yet ends, and the service runs on where it is.')
     .argument('<id>', 'id of the job, or its beginning')
-    .addHelpText('after', '\nExample:\n  deltahop cancel 3f2a')
+    .addHelpText('after', '\nExits with 1 if the job has ended already.\n\nExample:\n  deltahop cancel 3f2a')
     .action(async (id: string, _options: object, command: Command) => {
       await withAgent(command, around, async (client) => {
         await client.cancelJob(id);

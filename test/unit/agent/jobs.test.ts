@@ -83,11 +83,15 @@ test('cancelling reaches the work, with a reason', async () => {
     signal.throwIfAborted();
     return { type: 'summary' };
   });
-  jobs.get(job.id).cancel();
+  jobs.cancel(job.id.slice(0, 8));
   const last = (await gather(job.follow(never))).at(-1) as JobEvent & { code: string; message: string };
   assert.is(last.code, 'DELTAHOP_E_CANCELLED');
   assert.match(last.message, /a long work was cancelled/);
   assert.is(job.view.state, 'cancelled');
+  assert.throws(
+    () => jobs.cancel(job.id),
+    (error: unknown) => isDeltahopError(error, 'DELTAHOP_E_ENDED') && error.message.includes('(cancelled)'),
+  );
 });
 
 test('who stops following does not stop the job', async () => {

@@ -74,6 +74,20 @@ test('a job is followed by the beginning of its id; its failure is the exit code
   assert.match(unknown.out, /DELTAHOP_E_NOT_FOUND/);
 });
 
+test('a job that has ended can not be cancelled, and how it ended is said, also by the next agent', async () => {
+  const [good, bad] = await jobs();
+  assert.ok(good !== undefined && bad !== undefined);
+  const done = await deltahop('cancel', good.id);
+  assert.equal([done.code, done.out], [1, '']);
+  assert.match(done.err, /^deltahop: the import of b has ended already \(done\)\n.*\[DELTAHOP_E_ENDED\]\n$/);
+  const failed = await deltahop('cancel', bad.id.slice(0, 8), '--json');
+  assert.is(failed.code, 1);
+  assert.match(failed.out, /"DELTAHOP_E_ENDED".*import of c has ended already \(failed: .*missing/);
+  await agent.close();
+  agent = await Agent.start(options, log);
+  assert.match((await deltahop('cancel', good.id)).err, /has ended already \(done\)/);
+});
+
 test('with nothing open there is nothing to recover or to resolve', async () => {
   const recovered = await deltahop('recover', '--json');
   assert.is(recovered.code, 0);
