@@ -359,6 +359,47 @@ check('says what stands between two machines', async () => {
   await driver.stop(holder);
 });
 
+/** Two processes of 24 MiB that they share, in what System V calls shared memory; and 16 MiB once there is a tmpfs. */
+const sharingProgram = `
+$SIG{TERM} = sub { exit 0 };
+# shmat, by its number on x86-64
+my $id = shmget(0, 24 << 20, 0600) // die; syscall(30, $id, 0, 0) > 0 or die;
+shmwrite($id, "deltahop" x 8192, $_ << 16, 1 << 16) or die for 0 .. 383;
+my $parent = $$; if (!fork) { sleep 1 while getppid == $parent; exit }
+open my $count, '>', '/count' or die; my ($number, $file);
+while (1) {
+  if (!$file && -e '/mnt/go') { open $file, '>', '/mnt/data' or die; syswrite $file, "x" x 65536 for 1 .. 256 }
+  sysseek $count, 0, 0; syswrite $count, ++$number . "\\n"; select undef, undef, undef, 0.01;
+}`;
+
+check('measures memory that processes share once, and files in memory, at both nodes', async () => {
+  const command = ['/usr/bin/perl', '-e', sharingProgram];
+  const [a, b] = [
+    { ...workload('sharing', 'a'), command },
+    { ...workload('sharing', 'b'), command },
+  ];
+  const mib = async (of: Workload): Promise<number> => (await driver.measure(of)).memoryBytes / 2 ** 20;
+  await driver.start(a);
+  await counts(a);
+  const { memoryBytes, memorySample } = await driver.measure(a);
+  assert.ok(Buffer.from(memorySample).includes('deltahop'.repeat(512)), 'the sample has some of it');
+  const before = memoryBytes / 2 ** 20;
+  assert.ok(before > 24 && before < 40, `${before} MiB`);
+  const { pid } = await driver.inspect(a);
+  // mount, by its number on x86-64
+  const mount = `my ($type, $at) = ('tmpfs', '/mnt'); syscall(165, $type, $at, $type, 0, 0) == 0 or die "$!";
+open my $go, '>', "$at/go" or die "$!"`;
+  await run(['nsenter', `--mount=/proc/${pid}/ns/mnt`, '--', 'perl', '-e', mount]);
+  const grown = before + 16;
+  for (const deadline = Date.now() + 5000; (await mib(a)) < grown - 0.5 && Date.now() < deadline; ) await sleep(20);
+  const here = await mib(a);
+  await hop(a, b);
+  const there = await mib(b);
+  process.stdout.write(`${before} MiB, ${here} with a tmpfs, ${there} at the other node\n`);
+  for (const found of [here, there]) assert.ok(Math.abs(found - grown) < 2, `${found} MiB instead of ${grown}`);
+  await driver.stop(b);
+});
+
 check('says why a service does not start', async () => {
   const service = { ...workload('broken', 'a'), command: ['/no/such/program'] };
   const error = await rejection(driver.start(service));

@@ -75,6 +75,22 @@ export class Cgroup {
     return pids;
   }
 
+  /**
+   * Bytes that an image holds beside what processes have in memory of their own: shared memory and tmpfs, each once, and
+   * what is swapped out. 0 where the kernel does not count it.
+   */
+  async sharedAndSwapped(): Promise<number> {
+    const memory = this.#with('memory');
+    let bytes = 0;
+    for (const directory of await this.#payloads(memory)) {
+      const stat = await readOr(join(directory, 'memory.stat'));
+      const figure = (name: string): number => Number(new RegExp(`^${name} (\\d+)$`, 'm').exec(stat)?.[1] ?? 0);
+      if (memory?.version === 'v1') bytes += figure('total_shmem') + figure('total_swap');
+      else bytes += figure('shmem') + Number(await readOr(join(directory, 'memory.swap.current')));
+    }
+    return bytes;
+  }
+
   /** Whether the freezer holds it. */
   async isFrozen(): Promise<boolean> {
     const directory = await this.payload();

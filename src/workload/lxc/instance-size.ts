@@ -10,19 +10,35 @@ const maxPlaces = 512;
 /** Of an entry of /proc/PID/pagemap (proc(5)): the page is in memory. */
 const presentBit = 1n << 63n;
 
-/** What of a container's memory an image would hold: its size, and a sample of at most `sampleBytes`. */
+/** What is mapped of the kernel's own tmpfs: memory that processes share, which is no file of the container's. */
+const sharedMemory = /^\/(dev\/zero|SYSV[0-9a-f]{8}|memfd:.*) \(deleted\)$/;
+
+/**
+ * What of processes' own memory an image would hold: its size, and a sample of at most `sampleBytes`. The size leaves out
+ * what they share (see {@link Cgroup.sharedAndSwapped}); a page that a fork has left to two of them is in an image twice.
+ */
 export async function memoryOfProcesses(
   pids: readonly number[],
   sampleBytes: number,
 ): Promise<{ bytes: number; sample: Buffer }> {
   let bytes = 0;
   const regions: { pid: number; start: number; end: number }[] = [];
+  const shared = new Set<string>();
   for (const pid of pids) {
-    const rollup = await readFile(`/proc/${pid}/smaps_rollup`, 'utf8').catch(() => '');
-    bytes += Number(/^Anonymous:\s+(\d+) kB/m.exec(rollup)?.[1] ?? 0) * 1024;
+    // Unlike smaps_rollup, for which the kernel looks at every page while it holds the process's memory map.
+    const status = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '');
+    bytes += Number(/^RssAnon:\s+(\d+) kB/m.exec(status)?.[1] ?? 0) * 1024;
     for (const line of (await readFile(`/proc/${pid}/maps`, 'utf8').catch(() => '')).split('\n')) {
-      const [, start, end, inode] = /^([0-9a-f]+)-([0-9a-f]+) rw-p \S+ \S+ (\d+)/.exec(line) ?? [];
-      if (inode !== '0' || start === undefined || end === undefined) continue;
+      const [, start, end, kind, inode, path = ''] =
+        /^([0-9a-f]+)-([0-9a-f]+) rw-([ps]) \S+ \S+ (\d+) *(.*)/.exec(line) ?? [];
+      if (start === undefined || end === undefined) continue;
+      if (kind === 's') {
+        const object = `${inode} ${path}`;
+        if (!sharedMemory.test(path) || shared.has(object)) continue;
+        shared.add(object);
+      } else if (inode !== '0') {
+        continue;
+      }
       regions.push({ pid, start: Number.parseInt(start, 16), end: Number.parseInt(end, 16) });
     }
   }

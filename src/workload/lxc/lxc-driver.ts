@@ -208,11 +208,12 @@ export class LxcDriver implements WorkloadDriver {
   async measure(workload: Workload): Promise<InstanceSize> {
     const layout = lxcLayout(workload);
     const cgroup = await Cgroup.of(layout.id);
-    const [memory, filesBytes] = await Promise.all([
+    const [memory, sharedBytes, filesBytes] = await Promise.all([
       memoryOfProcesses(await cgroup.processes(), sampleBytes),
+      cgroup.sharedAndSwapped(),
       treeBytes(layout.upper, maxEntries),
     ]);
-    return { memoryBytes: memory.bytes, filesBytes, memorySample: memory.sample };
+    return { memoryBytes: memory.bytes + sharedBytes, filesBytes, memorySample: memory.sample };
   }
 
   async throttling({ name }: Workload): Promise<Capability> {

@@ -111,6 +111,17 @@ cgroups('v1: frozen, thawed, limited', async () => {
   assert.is(text('memory/lxc.payload.web-1/memory.limit_in_bytes'), String(1 << 30), 'no limit changes nothing');
 });
 
+cgroups('shared and swapped memory is what the kernel has counted, with all that is below', async () => {
+  fake('lxc.payload.web-1', { 'memory.stat': 'anon 5\nfile 90\nshmem 70\n', 'memory.swap.current': '3\n' });
+  assert.is(await new Cgroup('web-1', v2()).sharedAndSwapped(), 73);
+  const old = 'shmem 1\nswap 2\ntotal_cache 90\ntotal_shmem 40\ntotal_swap 9\n';
+  fake('memory/lxc.payload.web-1', { 'memory.stat': old });
+  assert.is(await new Cgroup('web-1', v1()).sharedAndSwapped(), 49);
+  assert.is(await new Cgroup('web-2', v2()).sharedAndSwapped(), 0);
+  fake('lxc.payload.web-3', {});
+  assert.is(await new Cgroup('web-3', v2()).sharedAndSwapped(), 0, 'memory is not counted');
+});
+
 cgroups('only the container’s own cgroups are touched', async () => {
   for (const name of ['web-1', 'web-1-2', 'web-12', 'web-1-x', 'web', 'other']) {
     fake(`lxc.payload.${name}`, {});
