@@ -98,7 +98,7 @@ export function addLocalRoutes(router: Router, context: ApiContext): void {
   );
   router.on('POST', '/v1/services/:name/dry-run', dryRunRequestSchema, async ({ param, body }) => {
     parseAddress(body.to);
-    return await dryRun(context.migration, param('name'), body.to, body.autoConverge);
+    return await dryRun(context.migration, param('name'), body.to, body);
   });
 }
 

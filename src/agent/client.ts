@@ -316,7 +316,7 @@ export class LocalClient {
   }
 
   /** What a migration would meet and cost. */
-  dryRun(name: string, order: Pick<MigrateOptions, 'to' | 'autoConverge'>): Promise<DryRunView> {
+  dryRun(name: string, order: Pick<MigrateOptions, 'to' | 'autoConverge' | 'onCommit'>): Promise<DryRunView> {
     const path = ['services', name, 'dry-run'];
     return this.#connection.json({ method: 'POST', path, body: order, limitMs: 120_000 }, dryRunSchema);
   }

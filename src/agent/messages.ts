@@ -121,7 +121,7 @@ export const migrateSchema = z.strictObject({
 export type MigrateOptions = z.infer<typeof migrateSchema>;
 
 /** POST /v1/services/NAME/dry-run */
-export const dryRunRequestSchema = migrateSchema.pick({ to: true, autoConverge: true });
+export const dryRunRequestSchema = migrateSchema.pick({ to: true, autoConverge: true, onCommit: true });
 
 const rangeSchema = z.object({ low: z.number(), expected: z.number(), high: z.number() });
 const shownFinding = findingSchema.extend({ node: z.string() });

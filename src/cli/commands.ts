@@ -226,7 +226,8 @@ With --dry-run the exit code is 1 if the service could not move.
 With --auto-converge a machine whose rounds do not shrink is left with a quarter of its processors, then a sixteenth, then
 a 64th. At the other node, and here if it does not move, it has all of them.
 A program of --on-commit finds DELTAHOP_SERVICE, _FROM, _TO (names of the nodes), _TO_ADDRESS and _EPOCH in its
-environment. If it fails, that is a warning: the service has moved.
+environment. If it fails, that is a warning: the service has moved. It is run again if the agent ended meanwhile, and with
+this node in _TO if the service comes back because it is not well there.
 
 Examples:
   deltahop migrate web 10.0.0.2:7400 --dry-run
@@ -235,13 +236,13 @@ Examples:
     .action(async (name: string, to: string, options: MigrateFlags, command: Command) => {
       await withAgent(command, around, async (client) => {
         const { autoConverge = false } = options;
+        const onCommit = options.onCommit === undefined ? null : resolve(options.onCommit);
         if (options.dryRun === true) {
-          const view = await client.dryRun(name, { to, autoConverge });
+          const view = await client.dryRun(name, { to, autoConverge, onCommit });
           print(command, around, view, dryRunText(view));
           done(view.possible ? exitCodes.ok : exitCodes.failed);
           return;
         }
-        const onCommit = options.onCommit === undefined ? null : resolve(options.onCommit);
         const maxDowntimeMs = toMs(options.maxDowntime);
         const events = client.migrate(name, { to, onCommit, maxDowntimeMs, autoConverge });
         const last = await follow(command, around, client, events, `cancelling the migration of ${name}`);

@@ -41,7 +41,8 @@ Example:
       `
 Run it on the node that is left. Keeping this node's side runs the service here from the files that are here, as a later
 owner: a node that comes back has to yield to it. If the other node does run the service, two copies run until then, so be
-sure that it is gone. Keeping the other side ends the copy here.
+sure that it is gone. Keeping the other side ends the copy here. If the service can not be restored here, the agent goes on
+trying; at the source, "--keep source" said once more starts it from its files then, without its memory.
 
 Example:
   deltahop resolve web --keep destination`,

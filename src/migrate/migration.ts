@@ -25,7 +25,7 @@ import {
   type PhaseName,
   type ThrottleFigures,
 } from './phases.js';
-import { examineSource, refuseFindings } from './preflight.js';
+import { type Departure, examineSource, refuseFindings } from './preflight.js';
 import { judgeRounds, nextShare, outlook, type RoundFigures } from './rounds.js';
 import { forecastInputs, roundTripMs, type Survey, survey } from './survey.js';
 
@@ -36,15 +36,11 @@ const frozenRetryMs = 3_000;
 const rateSampleBytes = 1024 * 1024;
 
 /** What is asked of a migration. */
-export interface MigrationOrder {
+export interface MigrationOrder extends Departure {
   /** `HOST:PORT` of the destination's agent. */
   to: string;
-  /** Absolute path of a program that is run here once the service runs there; null: none. */
-  onCommit: string | null;
   /** The service may stand still for so long; then it runs on here. */
   maxDowntimeMs: number;
-  /** It may be slowed down if it changes more than the link carries. */
-  autoConverge: boolean;
 }
 
 /** How the sending of a frozen instance went; moments are Date.now(). */
@@ -162,7 +158,7 @@ export class Migration {
     try {
       const missing = await this.#phases.run('preflight', async () => {
         const [findings, surveyed] = await Promise.all([
-          examineSource(driver, workload, nodeName, this.#order.autoConverge),
+          examineSource(driver, workload, nodeName, this.#order),
           survey(this.#context, this.id, record, this.#order.to),
         ]);
         refuseFindings(findings, `${this.#service} can not leave ${nodeName}`);

@@ -1,18 +1,23 @@
 /** What can be known before anything is moved or stopped: refuse early, by name. */
-import { readFile } from 'node:fs/promises';
+import { access, constants, readFile } from 'node:fs/promises';
 import { DeltahopError } from '../errors.js';
 import type { Workload, WorkloadDriver } from '../workload/driver.js';
 import type { Finding } from './offer.js';
 
-/**
- * Everything at the source that speaks for or against a service's leaving. Looks only.
- * @param autoConverge Whether it may have to be slowed down.
- */
+/** What a migration's order asks of its source. */
+export interface Departure {
+  /** It may have to be slowed down. */
+  autoConverge: boolean;
+  /** Absolute path of a program that has to be run here; null: none. */
+  onCommit: string | null;
+}
+
+/** Everything at the source that speaks for or against a service's leaving. Looks only. */
 export async function examineSource(
   driver: WorkloadDriver,
   workload: Workload,
   nodeName: string,
-  autoConverge: boolean,
+  { autoConverge, onCommit }: Departure,
 ): Promise<Finding[]> {
   const { state } = await driver.inspect(workload);
   const running: Finding = {
@@ -26,7 +31,18 @@ export async function examineSource(
     state === 'running' ? driver.obstacles(workload) : [],
     state === 'running' && autoConverge ? [await driver.throttling(workload)] : [],
   ]);
-  return [running, ...capabilities, ...obstacles, ...throttling];
+  const hooks = onCommit === null ? [] : [await hookFinding(onCommit)];
+  return [running, ...capabilities, ...obstacles, ...throttling, ...hooks];
+}
+
+/** Whether the program can be run: that it can not is better known before the service has moved. */
+async function hookFinding(program: string): Promise<Finding> {
+  const ok = await access(program, constants.X_OK).then(
+    () => true,
+    () => false,
+  );
+  const detail = `${program} ${ok ? 'can' : 'can not'} be run`;
+  return { name: 'hook', ok, detail, remedy: ok ? null : 'give --on-commit a program that is there and executable' };
 }
 
 /**

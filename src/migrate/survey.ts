@@ -4,9 +4,10 @@ import { sampleOfTree } from '../layers/sample.js';
 import type { InstanceSize, WorkloadDriver } from '../workload/driver.js';
 import { type Forecast, type ForecastInputs, forecast } from './forecast.js';
 import type { MigrationContext, PeerLink } from './handoff.js';
+import { isUndecided, type Journal } from './journal.js';
 import type { Examination, Finding, Offer, OfferedLayer } from './offer.js';
 import { ownedService, type ServiceRecord } from './ownership.js';
-import { examineSource } from './preflight.js';
+import { type Departure, examineSource } from './preflight.js';
 
 /** What the source knows by itself. */
 export interface Survey {
@@ -93,6 +94,19 @@ export interface DryRun {
   forecast: Forecast;
 }
 
+/** Whether an earlier migration of the service stands in the way. */
+function settledFindings(journal: Journal, service: string): Finding[] {
+  return journal
+    .unsettled(service)
+    .filter(isUndecided)
+    .map(({ peer }) => ({
+      name: 'earlier hand-off',
+      ok: false,
+      detail: `that with ${peer} is not settled`,
+      remedy: '`deltahop recover` tries to settle it',
+    }));
+}
+
 /**
  * Looks at everything that can be known of a migration before it begins.
  * @throws DeltahopError DELTAHOP_E_NOT_FOUND, DELTAHOP_E_OWNED_ELSEWHERE, DELTAHOP_E_LINK, or what the destination says
@@ -102,7 +116,7 @@ export async function dryRun(
   context: MigrationContext,
   service: string,
   address: string,
-  autoConverge: boolean,
+  departure: Departure,
 ): Promise<DryRun> {
   const record = await ownedService(context.ownership, service, context.nodeName);
   const driver = context.driver(record.driver);
@@ -110,7 +124,7 @@ export async function dryRun(
   const peer = context.connectPeer(address);
   try {
     const [own, surveyed] = await Promise.all([
-      examineSource(driver, workload, context.nodeName, autoConverge),
+      examineSource(driver, workload, context.nodeName, departure),
       survey(context, randomUUID(), record, address),
     ]);
     const examination = await peer.examine(surveyed.offer);
@@ -119,6 +133,7 @@ export async function dryRun(
     const inputs = await forecastInputs(context, surveyed, examination, link);
     const to = examination.destinationName;
     const findings = [
+      ...settledFindings(context.journal, service).map((finding) => ({ ...finding, node: context.nodeName })),
       ...own.map((finding) => ({ ...finding, node: context.nodeName })),
       ...examination.findings.map((finding) => ({ ...finding, node: to })),
     ];

@@ -96,6 +96,14 @@ check('a dry run says what it would cost, and leaves no trace', async () => {
   assert.ok(foreseen.link.roundTripMs >= 20, `a round trip of ${foreseen.link.roundTripMs} ms`);
   // 50 Mbit/s are 6250 bytes a millisecond; a busy machine makes it less.
   assert.ok(foreseen.link.bytesPerMs > 100 && foreseen.link.bytesPerMs < 8000, `${foreseen.link.bytesPerMs} bytes/ms`);
+  const order = ['migrate', bench.service.name, b.agentAddress, '--dry-run', '--json', '--on-commit', '/not/there'];
+  const hooked = await a.cli(order);
+  assert.is(hooked.code, 1);
+  const refused = dryRunSchema.parse(JSON.parse(hooked.stdout)).findings.filter(({ ok }) => !ok);
+  assert.equal(
+    refused.map(({ name }) => name),
+    ['hook'],
+  );
   assert.equal(JSON.parse(await mustRun(b, ['service', 'list', '--json'])).services, []);
   await bench.assertGoesOnFrom(before);
   const text = await a.cli(['migrate', bench.service.name, b.agentAddress, '--dry-run']);
