@@ -47,7 +47,7 @@ async function lxc(): Promise<Capability> {
     return bad('lxc', `${which} is missing`, 'install LXC 5 or later, e.g. apt-get install lxc');
   }
   const major = Number.parseInt(start, 10);
-  if (!(major >= 4)) return bad('lxc', `version ${start}`, 'install LXC 5 or later, e.g. apt-get install lxc');
+  if (!(major >= 5)) return bad('lxc', `version ${start}`, 'install LXC 5 or later, e.g. apt-get install lxc');
   return good('lxc', `version ${start}`);
 }
 
