@@ -81,10 +81,10 @@ export class HandOffs {
 
   #view(record: JournalRecord): HandOffView {
     const { service, migration, side, peer, state } = record;
-    if (isSettled(record)) return { service, migration, side, peer, state, settled: true, waitsFor: '' };
+    const settled = isSettled(record);
     const trouble = side === 'source' ? this.#outgoing.trouble(migration) : this.#incoming.trouble(migration);
-    const lastTry = trouble === null ? '' : ` (the last try: ${trouble})`;
-    return { service, migration, side, peer, state, settled: false, waitsFor: `${waitsFor(record)}${lastTry}` };
+    const open = settled ? '' : waitsFor(record);
+    return { service, migration, side, peer, state, settled, waitsFor: open, trouble: trouble ?? '' };
   }
 
   #isLive({ side, migration }: JournalRecord): boolean {

@@ -172,6 +172,8 @@ export const handOffViewSchema = z.object({
   settled: z.boolean(),
   /** What is waited for; empty if settled. */
   waitsFor: z.string(),
+  /** What went wrong at the last try, or what was lost on the way; empty if nothing. */
+  trouble: z.string(),
 });
 export type HandOffView = z.infer<typeof handOffViewSchema>;
 

@@ -2,6 +2,7 @@
 import { type Command, Option } from 'commander';
 import type { HandOffView } from '../agent/messages.js';
 import { print, withAgent } from './agent-session.js';
+import { printable } from './render.js';
 import { exitCodes, type Surroundings } from './surroundings.js';
 
 /** Adds `recover` and `resolve` to the program. */
@@ -55,7 +56,8 @@ Example:
     });
 }
 
-function handOffText({ service, side, peer, state, settled, waitsFor }: HandOffView): string {
+function handOffText({ service, side, peer, state, settled, waitsFor, trouble }: HandOffView): string {
   const way = side === 'source' ? `to ${peer}` : `from ${peer}`;
-  return `${service} ${way}: ${state}${settled ? '' : `, waits for ${waitsFor}`}`;
+  const open = settled ? '' : `, waits for ${waitsFor}`;
+  return `${service} ${way}: ${state}${open}${trouble === '' ? '' : ` (${printable(trouble)})`}`;
 }

@@ -101,7 +101,7 @@ export class Outgoing {
   readonly #retries = new Map<string, Retry>();
   /** Looks at a service's health that are under way. */
   readonly #looks = new Map<string, AbortController>();
-  /** Why the last try to settle a migration has failed. */
+  /** Why the last try to settle a migration has failed, or what was lost when it was. */
   readonly #troubles = new Map<string, string>();
   readonly #closing = new AbortController();
 
@@ -258,13 +258,14 @@ export class Outgoing {
     try {
       detail = await this.#watchHealth(migration, destination, forMs, withinMs ?? limitMs, ends);
     } catch (error) {
-      if (ends.aborted) return null;
+      if (ends.aborted || isSettled(this.#record(migration))) return null;
       // It has given the service back already, before a restart of this agent or by its operator's word.
       await this.takeBack(migration);
       return { healthy: false, detail: messageOf(error), kept: 'source' };
     } finally {
       this.#looks.delete(migration);
     }
+    if (isSettled(this.#record(migration))) return null;
     if (detail === null || ifFails === 'keep') {
       const { driver, workload } = await this.#parts(migration);
       // What stays is no service any more but the basis that makes its return cheap.
@@ -342,18 +343,21 @@ export class Outgoing {
       });
     }
     const { released } = await driver.recover(workload);
+    let lost: string | null = null;
     if (!released && (await driver.inspect(workload)).state === 'stopped') {
       try {
         await restore(driver, workload);
       } catch (error) {
         if (!afresh) throw error;
         await driver.start(workload);
-        this.#onWarning(`${service} was started from its files, without its memory: ${messageOf(error)}`);
+        lost = `it was started from its files, without its memory: ${messageOf(error)}`;
+        this.#onWarning(`${service} could not be restored: ${lost}`);
       }
     }
     await this.announce(migration, this.#onWarning);
     await this.#change(migration, { state: 'aborted' });
-    this.#troubles.delete(migration);
+    if (lost === null) this.#troubles.delete(migration);
+    else this.#troubles.set(migration, lost);
   }
 
   /**
@@ -413,16 +417,20 @@ export class Outgoing {
     return this.#live.has(migration) && !this.isDecided(migration);
   }
 
-  /** Why a migration is not settled yet; null if nothing has gone wrong. */
+  /** What has gone wrong in settling a migration; null if nothing has. */
   trouble(migration: string): string | null {
     return this.#troubles.get(migration) ?? null;
   }
 
   /** A service that this migration took away has been well, since its owner sends it back: what is kept of it is a basis. */
   async cameBack(migration: string): Promise<void> {
+    this.#looks.get(migration)?.abort();
+    if (!isSettled(this.#record(migration))) {
+      await this.#change(migration, { state: 'healthy', acknowledged: true, untoldEpoch: null });
+    }
+    // Whatever was under way must not touch what arrives from now on.
+    await this.detach(migration);
     await this.#rest(migration);
-    if (isSettled(this.#record(migration))) return;
-    await this.#change(migration, { state: 'healthy', acknowledged: true, untoldEpoch: null });
   }
 
   /** Has the job of a decided migration leave it to the agent; fulfilled when it has. */

@@ -353,7 +353,7 @@ export class IncomingMigrations implements DestinationControl {
     }
   }
 
-  /** Why a migration is not settled yet; null if nothing has gone wrong. */
+  /** What has gone wrong in settling a migration; null if nothing has. */
   trouble(migration: string): string | null {
     return this.#incoming.get(migration)?.trouble ?? null;
   }

@@ -569,6 +569,21 @@ test('an end of the agent ends the look at a service, and says nothing against i
   assert.equal([node.journalled, node.record.ownership], ['committed', 'departed']);
 });
 
+test('a service that comes back while it is still looked at: the look ends, and nothing more is done here', async () => {
+  const node = await source();
+  node.record = { ...owned, health: { probe: 'tcp:1', forMs: 60_000, limitMs: 60_000, ifFails: 'keep' } };
+  await node.outgoing.decide(id, await node.freeze());
+  await node.outgoing.complete(id, node.peer, () => {}, never);
+  const job = node.outgoing.verify(id, node.peer, never).then((outcome) => {
+    node.outgoing.leave(id);
+    return outcome;
+  });
+  await node.outgoing.cameBack(id);
+  assert.is(await job, null);
+  assert.is(node.journalled, 'healthy');
+  await node.outgoing.close();
+});
+
 test('the hook hears where the service is, after a crash too, and that it is back', async () => {
   const node = await source();
   node.onCommit = join(scratch, 'hook');
