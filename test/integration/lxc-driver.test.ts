@@ -1,5 +1,5 @@
 /** The LXC driver on real containers. One machine plays both nodes: two service directories beside one bridge. */
-import { spawnSync } from 'node:child_process';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { mkdir, rename, rm } from 'node:fs/promises';
@@ -21,6 +21,7 @@ import type {
   WorkloadDriver,
 } from '../../src/workload/driver.js';
 import { Cgroup } from '../../src/workload/lxc/cgroup.js';
+import { parseSettings } from '../../src/workload/lxc/config.js';
 import { lxcLayout } from '../../src/workload/lxc/layout.js';
 import { createLxcDriver } from '../../src/workload/lxc/lxc-driver.js';
 import { testUnless } from '../support/obstacle.js';
@@ -209,6 +210,52 @@ class Asker {
   }
 }
 
+/** Prints who says by ARP that an address is its own: `MAC ADDRESS`, as the interface with that index hears it. */
+const arpListener = `use Socket; $| = 1; my ($index) = @ARGV;
+socket(my $ears, 17, SOCK_RAW, unpack("S", pack("n", 0x0806))) or die "socket: $!";
+print "listens\n";
+while (my $from = recv($ears, my $frame, 1500, 0)) {
+  my ($mac, $own, $asked) = unpack("x22 H12 a4 x6 a4", $frame);
+  printf "%s %s\n", join(":", unpack("(A2)*", $mac)), inet_ntoa($own) if unpack("x4 i", $from) == $index && $own eq $asked;
+}`;
+
+const listeners: ChildProcess[] = [];
+
+/** Hears what is announced on the bridge. */
+class Announcements {
+  readonly heard: string[] = [];
+  readonly #listener: ChildProcess;
+
+  private constructor(listener: ChildProcess, lines: AsyncIterable<string>) {
+    this.#listener = listener;
+    void (async () => {
+      for await (const line of lines) this.heard.push(line);
+    })();
+  }
+
+  static async listen(): Promise<Announcements> {
+    const index = readFileSync('/sys/class/net/br0/ifindex', 'utf8').trim();
+    const listener = spawn('perl', ['-e', arpListener, index], { stdio: ['ignore', 'pipe', 'inherit'] });
+    const lines = createInterface({ input: listener.stdout });
+    listeners.push(listener);
+    await once(lines, 'line');
+    return new Announcements(listener, lines);
+  }
+
+  /** Waits for the next one. */
+  async next(limitMs = 2000): Promise<string> {
+    const before = this.heard.length;
+    for (const deadline = Date.now() + limitMs; this.heard.length === before; await sleep(5)) {
+      if (Date.now() > deadline) throw new Error('nothing was announced');
+    }
+    return this.heard[before] ?? '';
+  }
+
+  close(): void {
+    this.#listener.kill();
+  }
+}
+
 /**
  * What killed runs left: their containers; their mounts and interfaces went with their namespaces. What does not go is
  * told and left: nothing here has its name.
@@ -268,6 +315,7 @@ setUp(containers, obstacle, async () => {
 containers.after(async () => {
   if (obstacle !== null) return;
   for (const socket of sockets) socket.destroy();
+  for (const listener of listeners) listener.kill();
   // As a new agent would: a failed test may have left something under way in `driver`.
   const cleaner = createLxcDriver();
   for (const each of made) {
@@ -530,6 +578,8 @@ check('a service hops there and back with its memory, files, pipe and connection
   await driver.start(a);
   const asker = await Asker.open('10.91.0.22');
   await counts(a);
+  const announcements = await Announcements.listen();
+  const { network } = parseSettings(a.name, settings);
   for (const [from, to] of [
     [a, b],
     [b, a],
@@ -552,18 +602,26 @@ check('a service hops there and back with its memory, files, pipe and connection
     await time('give up', frozen.commit());
     assert.equal(onBridge(), [], 'nobody has its address any more, and nobody has it yet');
     assert.is((await driver.inspect(from)).state, 'stopped');
+    assert.equal(announcements.heard, [], 'nobody has said that it has its address');
+    const announced = announcements.next();
     await time('let go', prepared.commit());
+    assert.is(await announced, `${network?.mac} 10.91.0.22`);
     assert.equal(onBridge(), [lxcLayout(to).hostInterface]);
     process.stdout.write(`hop: down ${Date.now() - frozen.frozenAtMs} ms, of which ${JSON.stringify(ms)}\n`);
     await counts(to);
     assert.ok(count(to) > at);
     assert.is((await driver.inspect(to)).state, 'running');
     assert.is(Number(limitOf(to, 'memory', 'memory.limit_in_bytes', 'memory.max')), 512 << 20);
+    assert.is(Number.parseInt(limitOf(to, 'cpu', 'cpu.cfs_quota_us', 'cpu.max'), 10), 100_000);
     await sleep(200);
     assert.is(count(from), at, 'it never ran on at the source');
     const { stdout } = await run(['nsenter', `--net=/proc/${(await driver.inspect(to)).pid}/ns/net`, 'iptables-save']);
     assert.not.match(stdout, /CRIU/, 'no lock of the network is left');
+    // The last one comes half a second after the service.
+    await sleep(500);
+    announcements.heard.length = 0;
   }
+  announcements.close();
   await asker.close();
   assert.equal([asker.wrong, asker.faults], [null, 0]);
   process.stdout.write(`hops: ${asker.answers} answers, longest gap ${Math.round(asker.longestGapMs)} ms\n`);
