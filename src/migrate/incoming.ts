@@ -546,7 +546,12 @@ export class IncomingMigrations implements DestinationControl {
     try {
       if (held === null) throw new DeltahopError('DELTAHOP_E_RESTORE', 'no copy is held');
       await held.commit();
-    } catch {
+    } catch (error) {
+      if (held !== null) {
+        this.#onWarning(
+          `${incoming.offer.service.name} is restored once more, its copy was not let go: ${textOf(error)}`,
+        );
+      }
       await (await this.#restore(incoming)).commit();
     }
     return Date.now();

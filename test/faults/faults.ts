@@ -105,8 +105,12 @@ async function lane(
       outcomes.push(outcome);
       if (options.json) process.stdout.write(`${JSON.stringify(outcome)}\n`);
       say(describeOutcome(cell, outcome));
+      if (!isWrong(outcome)) continue;
+      for (const node of bench.testbed.nodes) {
+        process.stderr.write(`the agent of ${node.name} said last:\n${node.agentLogTail()}\n`);
+      }
       // What a fault has broken must not be counted against the next one.
-      if (isWrong(outcome)) await end();
+      await end();
     }
   } finally {
     await end();

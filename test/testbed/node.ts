@@ -139,7 +139,7 @@ export class TestbedNode {
       if (gone !== null || Date.now() > deadline) {
         await this.stopAgent('SIGKILL');
         const why = gone === null ? 'does not answer' : `ended with ${gone}`;
-        throw new Error(`the agent of node ${this.name} ${why}; its log ends:\n${this.#agentLogTail()}`);
+        throw new Error(`the agent of node ${this.name} ${why}; its log ends:\n${this.agentLogTail()}`);
       }
       await sleep(25);
     }
@@ -159,6 +159,11 @@ export class TestbedNode {
     if (agent.signalCode === 'SIGKILL' && signal !== 'SIGKILL') {
       throw new Error(`the agent of node ${this.name} does not end at ${signal}`);
     }
+  }
+
+  /** What its agent said last. */
+  agentLogTail(): string {
+    return readFileSync(this.agentLog, 'utf8').split('\n').slice(-20).join('\n');
   }
 
   /** Ends the agent, what spawn() started, and the mount namespace. The testbed clears the rest. */
@@ -191,9 +196,5 @@ export class TestbedNode {
     } finally {
       socket.destroy();
     }
-  }
-
-  #agentLogTail(): string {
-    return readFileSync(this.agentLog, 'utf8').split('\n').slice(-20).join('\n');
   }
 }
