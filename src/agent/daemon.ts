@@ -11,7 +11,7 @@ import { LayerStore } from '../layers/store.js';
 import { type MigrationContext, Outgoing } from '../migrate/handoff.js';
 import { History } from '../migrate/history.js';
 import { IncomingMigrations } from '../migrate/incoming.js';
-import { isUndecided, Journal } from '../migrate/journal.js';
+import { Journal } from '../migrate/journal.js';
 import { TransferClient } from '../transfer/transfer-client.js';
 import { TransferServer } from '../transfer/transfer-server.js';
 import { WorkerPool } from '../transfer/worker-pool.js';
@@ -219,7 +219,7 @@ async function recoverServices(
 ): Promise<void> {
   for (const record of services.list()) {
     // Those of open hand-offs were put in order by what the journal says.
-    if (journal.unsettled(record.name).some(isUndecided)) continue;
+    if (journal.undecided(record.name).length > 0) continue;
     try {
       await driver(record.driver).recover(services.workload(record));
     } catch (error) {

@@ -2,7 +2,7 @@
 import { DeltahopError } from '../errors.js';
 import type { Outgoing } from '../migrate/handoff.js';
 import type { IncomingMigrations } from '../migrate/incoming.js';
-import { isSettled, isUndecided, type Journal, type JournalRecord } from '../migrate/journal.js';
+import { isSettled, type Journal, type JournalRecord } from '../migrate/journal.js';
 import type { HandOffView } from './messages.js';
 import type { ServiceStore } from './services.js';
 
@@ -15,7 +15,7 @@ const recoverLimitMs = 20_000;
  */
 export function refuseUnsettled(journal: Journal, service: string): void {
   // That the other side has not heard yet what its operator decided is no obstacle.
-  const open = journal.unsettled(service).find(isUndecided);
+  const [open] = journal.undecided(service);
   if (open === undefined) return;
   throw new DeltahopError(
     'DELTAHOP_E_BUSY',

@@ -1,6 +1,6 @@
 /** Services that stand still because a disk was full go on by themselves once there is room again. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { isUndecided, type Journal } from '../migrate/journal.js';
+import type { Journal } from '../migrate/journal.js';
 import type { WorkloadDriver } from '../workload/driver.js';
 import type { ServiceStore } from './services.js';
 
@@ -67,7 +67,7 @@ export class StalledServices {
   async #look(name: string): Promise<void> {
     const record = await this.#services.read(name);
     if (record?.ownership !== 'owned' || this.#services.operation(name) !== null) return;
-    if (this.#journal.unsettled(name).some(isUndecided)) return;
+    if (this.#journal.undecided(name).length > 0) return;
     const { intervalMs, longestPauseMs } = this.#limits;
     const last = this.#last.get(name);
     const sinceMs = last === undefined ? Number.POSITIVE_INFINITY : performance.now() - last.atMs;

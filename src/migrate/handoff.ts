@@ -9,7 +9,7 @@ import type { TransferClient } from '../transfer/transfer-client.js';
 import { mustRun } from '../workload/command.js';
 import type { FrozenWorkload, Workload, WorkloadDriver } from '../workload/driver.js';
 import type { History } from './history.js';
-import { isSettled, isUndecided, type Journal, type SourceRecord } from './journal.js';
+import { isSettled, type Journal, type SourceRecord } from './journal.js';
 import type { CommitReply, DestinationControl, PeerControl, Verdict, VerdictReply } from './offer.js';
 import type { Ownership, ServiceRecord } from './ownership.js';
 import type { ByteCounters } from './phases.js';
@@ -117,7 +117,7 @@ export class Outgoing {
    * @throws DeltahopError DELTAHOP_E_BUSY if an earlier one of the service is not settled.
    */
   async begin(migration: string, record: ServiceRecord, peer: string, onCommit: string | null): Promise<void> {
-    const open = this.#context.journal.unsettled(record.name).find(isUndecided);
+    const [open] = this.#context.journal.undecided(record.name);
     if (open !== undefined) {
       throw new DeltahopError(
         'DELTAHOP_E_BUSY',

@@ -6,7 +6,7 @@ import type { LayerStore } from '../layers/store.js';
 import type { Slot } from '../transfer/ticket.js';
 import type { TransferServer } from '../transfer/transfer-server.js';
 import type { ArrangedWorkload, PreparedWorkload, Workload, WorkloadDriver } from '../workload/driver.js';
-import { type DestinationRecord, isSettled, isUndecided, type Journal } from './journal.js';
+import { type DestinationRecord, isSettled, type Journal } from './journal.js';
 import {
   type CommitReply,
   type DestinationControl,
@@ -744,7 +744,7 @@ export class IncomingMigrations implements DestinationControl {
    * says that it did not give the service up then; only the same source, or a later owner, can say so.
    */
   async #supersede({ service, sourceName }: Offer): Promise<void> {
-    for (const record of this.#context.journal.unsettled(service.name).filter(isUndecided)) {
+    for (const record of this.#context.journal.undecided(service.name)) {
       if (record.side === 'source') {
         // It went away and is coming back, so it has been well: what is kept here for it is a basis now.
         if (service.epoch > record.epoch) await this.#context.cameBack(record.migration);

@@ -64,7 +64,7 @@ export type JournalRecord = SourceRecord | DestinationRecord;
 const keptSettled = 100;
 
 /** Whether it is not certain yet which side has the service. */
-export function isUndecided({ state }: JournalRecord): boolean {
+function isUndecided({ state }: JournalRecord): boolean {
   return !['healthy', 'running', 'aborted'].includes(state);
 }
 
@@ -119,6 +119,11 @@ export class Journal {
     return this.list().filter((record) => record.service === service && !isSettled(record));
   }
 
+  /** Those of a service of which it is not certain yet which side has it. */
+  undecided(service: string): JournalRecord[] {
+    return this.unsettled(service).filter(isUndecided);
+  }
+
   source(migration: string): SourceRecord | null {
     const record = this.#records.get(migration);
     return record?.side === 'source' ? record : null;
@@ -150,10 +155,9 @@ export class Journal {
     const settled = this.list().filter(isSettled);
     const old = settled.slice(0, Math.max(0, settled.length - keptSettled));
     // What its source may not have settled yet: as long as it runs here nobody may hear that this node knows nothing of it.
-    const newest = new Map(this.list().map((record) => [`${record.side} ${record.service}`, record.migration]));
-    const doomed = old.filter(({ side, service, migration }) => {
-      return side === 'source' || newest.get(`${side} ${service}`) !== migration;
-    });
+    const arrivals = this.list().filter(({ side }) => side === 'destination');
+    const newest = new Set(new Map(arrivals.map(({ service, migration }) => [service, migration])).values());
+    const doomed = old.filter(({ migration }) => !newest.has(migration));
     for (const { migration } of doomed) {
       await rm(join(this.#path, `${migration}.json`), { force: true }).catch(() => {});
       this.#records.delete(migration);

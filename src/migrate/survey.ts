@@ -4,7 +4,7 @@ import { sampleOfTree } from '../layers/sample.js';
 import type { InstanceSize, WorkloadDriver } from '../workload/driver.js';
 import { type Forecast, type ForecastInputs, forecast } from './forecast.js';
 import type { MigrationContext, PeerLink } from './handoff.js';
-import { isUndecided, type Journal } from './journal.js';
+import type { Journal } from './journal.js';
 import type { Examination, Finding, Offer, OfferedLayer } from './offer.js';
 import { ownedService, type ServiceRecord } from './ownership.js';
 import { type Departure, examineSource } from './preflight.js';
@@ -96,15 +96,12 @@ export interface DryRun {
 
 /** Whether an earlier migration of the service stands in the way. */
 function settledFindings(journal: Journal, service: string): Finding[] {
-  return journal
-    .unsettled(service)
-    .filter(isUndecided)
-    .map(({ peer }) => ({
-      name: 'earlier hand-off',
-      ok: false,
-      detail: `that with ${peer} is not settled`,
-      remedy: '`deltahop recover` tries to settle it',
-    }));
+  return journal.undecided(service).map(({ peer }) => ({
+    name: 'earlier hand-off',
+    ok: false,
+    detail: `that with ${peer} is not settled`,
+    remedy: '`deltahop recover` tries to settle it',
+  }));
 }
 
 /**

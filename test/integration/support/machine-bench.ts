@@ -45,8 +45,7 @@ export class MachineBench {
       else await mustRun(a, app);
       const added = await mustRun(a, driver === 'libvirt' ? adopted : ['service', 'add', 'machine', ...described]);
       await mustRun(a, ['service', 'start', 'machine']);
-      const client = await user.startRedisClient({ host: address, fillMib });
-      return new MachineBench(testbed, added, client);
+      return new MachineBench(testbed, added, await user.startRedisClient({ host: address, fillMib }));
     } catch (error) {
       if (driver === 'qemu') process.stdout.write(await lastWords(testbed.a));
       await testbed.dispose();
